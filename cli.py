@@ -1,0 +1,388 @@
+"""The command line: parse, one library call, echo.
+
+Nothing heavier than Click is imported until a command runs.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click_default_group import DefaultGroup
+
+Command = Callable[..., Any]
+Echo = Callable[..., None]
+
+
+class Numbers(click.ParamType):
+    """Whole numbers of at least 1, separated by commas."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            numbers = (0,)
+        if min(numbers) < 1:
+            self.fail(f"{value!r} is not a list of whole numbers of at least 1, such as 128,64.", param, ctx)
+        return numbers
+
+
+class Positive(click.ParamType):
+    """A finite number above 0."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{value!r} is not a finite number above 0.", param, ctx)
+        return number
+
+
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0, max=2**32 - 1)
+DATA_OPTIONS = (
+    click.option(
+        "--data",
+        type=click.Choice(["auto", "real", "synthetic"]),
+        default="auto",
+        show_default=True,
+        help="auto: local files, else download, else made up here, which every report then says.",
+    ),
+    click.option("--data-dir", metavar="DIR", default="datasets", show_default=True, help="Folder of the data files."),
+)
+DEVICE_OPTION = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="auto: cuda if there is one, else mps, else cpu.",
+)
+WEIGHTS_OPTION = click.option(
+    "--weights", "path", metavar="PATH", help="Weights to use instead of what was last trained."
+)
+SEED_OPTION = click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
+OUTPUT_OPTION = click.option(
+    "--output-dir", metavar="DIR", default="samples", show_default=True, help="Folder of the pictures."
+)
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several decorators as one, in the order that `--help` shows."""
+    return lambda function: functools.reduce(lambda inner, decorate: decorate(inner), reversed(decorators), function)
+
+
+def command(group: click.Group, name: str, *decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Registers a command that returns its report, and gives it `--json`, `--traceback` and one-line errors.
+
+    The function's first argument prints to standard output, or to standard error under `--json`.
+    """
+
+    def register(function: Command) -> Command:
+        def run(*, as_json: bool, show_traceback: bool, **arguments: Any) -> None:
+            try:
+                if "device" in arguments:  # Keras reads its device once, when it is imported
+                    from keras_examples import devices
+
+                    devices.choose(arguments.pop("device"))
+                with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+                    report = function(click.echo, **arguments)
+                if as_json:
+                    click.echo(json.dumps(report, allow_nan=False))
+                if report and report.get("interrupted"):
+                    sys.exit(130)
+            except (click.ClickException, click.exceptions.Exit):
+                raise
+            except KeyboardInterrupt:
+                click.echo("Interrupted.", err=True)
+                sys.exit(130)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: end quietly
+            except Exception as error:
+                if show_traceback:
+                    traceback.print_exc()
+                raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
+
+        decorate = options(
+            *decorators,
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print one JSON object, the report to standard error."
+            ),
+            click.option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from."),
+        )
+        run.__doc__ = function.__doc__
+        group.command(name)(decorate(run))
+        return function
+
+    return register
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="keras-examples")
+def main() -> None:
+    """Seven classic deep-learning models in Keras 3, torch first.
+
+    \b
+    python cli.py mnist --arch cnn --epochs 10     train, measure, save
+    python cli.py mnist evaluate --arch cnn        measure again, class by class
+    python cli.py mnist sample --arch cnn          look at predictions
+    """
+
+
+HIDDEN_UNITS = click.option("--hidden-units", type=Numbers(), help="Widths of the hidden layers, such as 128,64.")
+DROPOUT = click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Fraction of units dropped.")
+UNITS = click.option("--units", type=COUNT, help="Width of each LSTM layer.")
+LAYERS = click.option("--layers", type=COUNT, help="Number of LSTM layers.")
+TEXT = click.option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
+SIZES = ("hidden_units", "dropout", "units", "layers")
+RECIPE = ("epochs", "batch_size", "learning_rate", "optimizer", "augment", "validation_split")
+
+FIT_OPTIONS = (
+    click.option("--epochs", type=COUNT, help="Passes over the training data."),
+    click.option("--batch-size", type=COUNT, help="Samples a step."),
+    click.option("--learning-rate", type=Positive(), help="Peak of the one-cycle schedule."),
+    click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="How steps are taken."),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="bfloat16 keeps variables and logits in float32.",
+    ),
+    SEED_OPTION,
+    click.option(
+        "--validation-split",
+        type=click.FloatRange(0, 1, max_open=True),
+        help="Last fraction of the training data to validate on; 0 validates on the test data.",
+    ),
+    click.option("--augment/--no-augment", default=None, help="Shift (and flip photos) at random in training."),
+    click.option("--limit", type=COUNT, metavar="N", help="Use the first N training samples."),
+    click.option("--dry-run", is_flag=True, help="One batch, nothing saved."),
+    click.option("--load", metavar="PATH", help="Start from these weights."),
+    click.option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
+)
+
+
+def example(name: str, arches: tuple[str, ...], help: str, *fit_options: Callable[[Command], Command]) -> click.Group:
+    """Adds an example: a group with `fit`, which is its default command, `evaluate` and `save`."""
+    group = DefaultGroup(name, default="fit", default_if_no_args=True, help=help)
+    main.add_command(group)
+    arch_options = [arch_option(arches)] if arches else []
+    text_options = [TEXT] if name == "charrnn" else []
+
+    @command(group, "fit", *arch_options, *fit_options, *FIT_OPTIONS, *text_options, *DATA_OPTIONS, DEVICE_OPTION)
+    def fit(echo: Echo, arch: str | None = None, **given: Any) -> Any:
+        """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
+        from keras_examples import reports, training
+
+        sizes = {key: value for key in SIZES if (value := given.pop(key, None)) is not None}
+        changes = {key: value for key in RECIPE if (value := given.pop(key)) is not None}
+        changes |= corpus(given.pop("text", None))
+        report = training.fit(identify(name, arch), sizes=sizes, echo=echo, **changes, **given)
+        echo(reports.fitted(report))
+        return report
+
+    @command(group, "evaluate", *arch_options, *text_options, WEIGHTS_OPTION, *DATA_OPTIONS, DEVICE_OPTION)
+    def evaluate(echo: Echo, arch: str | None = None, **given: Any) -> Any:
+        """Measures trained weights on the test data."""
+        from keras_examples import reports, training
+
+        report = training.evaluate(identify(name, arch), **corpus(given.pop("text", None)), **given)
+        echo(reports.evaluated(report))
+        return report
+
+    @command(group, "save", click.argument("target", metavar="PATH"), *arch_options, WEIGHTS_OPTION)
+    def save(echo: Echo, target: str, path: str | None, arch: str | None = None) -> Any:
+        """Writes trained weights to PATH, in the format its name ends in: .weights.h5 or .keras."""
+        from keras_examples import weights
+
+        source = weights.find(identify(name, arch), path)
+        model, metadata = weights.restore(source, identify(name, arch))
+        weights.write(target, model, metadata)
+        echo(f"{source} written to {target}")
+        return {"example": metadata["example"], "data": metadata["data"], "weights": target}
+
+    return group
+
+
+def arch_option(arches: tuple[str, ...]) -> Callable[[Command], Command]:
+    return click.option("--arch", type=click.Choice(arches), default=arches[0], show_default=True, help="Architecture.")
+
+
+def identify(name: str, arch: str | None) -> str:
+    return f"{name}-{arch}" if arch else name
+
+
+def corpus(text: str | None) -> dict[str, Any]:
+    """The change to a recipe that `--text` makes."""
+    from keras_examples.datasets import load_text
+
+    return {"dataset": functools.partial(load_text, text)} if text else {}
+
+
+def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
+    """Gives a classifier its `sample`."""
+
+    @command(
+        group,
+        "sample",
+        arch_option(arches),
+        click.option("--count", type=COUNT, default=20, show_default=True, help="Test images to show."),
+        click.option("--image", metavar="PATH", help="Classify this picture instead."),
+        SEED_OPTION,
+        OUTPUT_OPTION,
+        WEIGHTS_OPTION,
+        *DATA_OPTIONS,
+        DEVICE_OPTION,
+    )
+    def sample(echo: Echo, arch: str, image: str | None, **given: Any) -> Any:
+        """Shows test images with what the model reads in them, or the probabilities for a picture of yours."""
+        from keras_examples import reports, sampling
+
+        if image:
+            report = sampling.classify_image(identify(str(group.name), arch), image, given["path"])
+            echo(reports.probabilities(report))
+        else:
+            report = sampling.classify(identify(str(group.name), arch), **given)
+            echo(reports.classified(report))
+        return report
+
+
+MNIST = ("linear", "mlp", "cnn")
+CIFAR = ("cnn", "dense")
+add_classify(
+    example(
+        "mnist", MNIST, "Handwritten digits: linear, multilayer perceptron or convolutional.", HIDDEN_UNITS, DROPOUT
+    ),
+    MNIST,
+)
+add_classify(example("cifar", CIFAR, "CIFAR-10 photos in ten classes: convolutional or dense.", HIDDEN_UNITS), CIFAR)
+autoencoder = example("autoencoder", (), "CIFAR-10 photos through a code of 8×8×8 numbers and back.")
+charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.", UNITS, LAYERS, DROPOUT)
+
+
+@command(
+    autoencoder,
+    "sample",
+    click.option("--count", type=COUNT, default=5, show_default=True, help="Test images to show."),
+    SEED_OPTION,
+    OUTPUT_OPTION,
+    WEIGHTS_OPTION,
+    *DATA_OPTIONS,
+    DEVICE_OPTION,
+)
+def sample_autoencoder(echo: Echo, **given: Any) -> Any:
+    """Draws test images over their reconstructions."""
+    from keras_examples import reports, sampling
+
+    report = sampling.reconstruct("autoencoder", **given)
+    echo(reports.reconstructed(report))
+    return report
+
+
+@command(
+    charrnn,
+    "sample",
+    click.option("--prompt", default="", help="Text to continue; - reads it from standard input."),
+    click.option("--length", type=COUNT, default=500, show_default=True, help="Characters to draw."),
+    click.option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest character."),
+    click.option("--top-k", type=COUNT, metavar="K", help="Draw from the K likeliest characters only."),
+    click.option("--seed", type=SEED, help="The same seed gives the same text."),
+    click.option("--count", type=COUNT, default=1, show_default=True, help="Texts to draw."),
+    WEIGHTS_OPTION,
+)
+def sample_charrnn(echo: Echo, prompt: str, seed: int | None, count: int, path: str | None, **how: Any) -> Any:
+    """Streams text, a character at a time."""
+    from keras_examples import weights
+    from keras_examples.generation import generate
+    from keras_examples.vocabulary import Vocabulary
+
+    source = weights.find("charrnn", path)
+    model, metadata = weights.restore(source, "charrnn")
+    vocabulary = Vocabulary(metadata["vocabulary"])
+    prompt = sys.stdin.read() if prompt == "-" else prompt
+    texts = []
+    for index in range(count):
+        stream = generate(model, vocabulary, prompt, seed=None if seed is None else seed + index, **how)
+        echo(prompt, nl=False)
+        characters = []
+        for character in stream:
+            echo(character, nl=False)
+            characters.append(character)
+        echo("\n" if index + 1 < count else "")
+        texts.append(prompt + "".join(characters))
+    return {"example": "charrnn", "data": metadata["data"], "texts": texts, "weights": str(source)}
+
+
+@main.group("datasets")
+def datasets_group() -> None:
+    """What data is there; fetch and verify it."""
+
+
+NAMES = ("mnist", "cifar10", "tinyshakespeare")
+DATA_DIR_OPTION = DATA_OPTIONS[1]
+
+
+@command(datasets_group, "list", DATA_DIR_OPTION)
+def list_datasets(echo: Echo, data_dir: str) -> Any:
+    """Lists the data sets, and which of their files are missing."""
+    from keras_examples.datasets import status
+
+    report = {}
+    for name in NAMES:
+        state, files, missing = status(name, data_dir)
+        report[name] = {"state": state, "files": [*map(str, files)], "missing": [*map(str, missing)]}
+        echo(f"{name}: {state}")
+        for path in files:
+            echo(f"  {path}{' (missing)' if path in missing else ''}")
+    return report
+
+
+@command(datasets_group, "fetch", click.argument("name", type=click.Choice(NAMES)), DATA_DIR_OPTION)
+def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
+    """Downloads the files of a data set that are missing, and checks their hashes."""
+    from keras_examples.datasets import fetch
+
+    fetched = [str(path) for path in fetch(name, data_dir)]
+    echo(f"{name}: {', '.join(fetched) if fetched else 'nothing was missing'}")
+    return {"fetched": fetched}
+
+
+@command(datasets_group, "verify", click.argument("name", type=click.Choice(NAMES)), DATA_DIR_OPTION)
+def verify_dataset(echo: Echo, name: str, data_dir: str) -> Any:
+    """Reads a data set whole and compares its files with the published ones."""
+    from keras_examples.datasets import verify
+
+    findings = {str(path): finding for path, finding in verify(name, data_dir).items()}
+    for path, finding in findings.items():
+        echo(f"{path}: {finding}")
+    return findings
+
+
+@command(main, "devices")
+def devices(echo: Echo) -> Any:
+    """Shows which device would be used, and why."""
+    from keras_examples.devices import choose
+
+    chosen = choose()
+    echo(f"{chosen.name} ({chosen.description}): {chosen.reason}")
+    if chosen.hint:
+        echo(chosen.hint)
+    return chosen._asdict()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Download a file from the first mirror that delivers it, checked and whole."""
+
+import hashlib
+import http.client
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass, urlopen
+
+import click
+
+from keras_examples.files import whole_file
+
+LOOKUP_SECONDS = 1.5  # for the names of all mirrors together: this is how an offline machine is noticed
+TIMEOUT_SECONDS = 10.0  # to connect, and for each read
+CHUNK_BYTES = 1 << 16
+
+
+class DownloadError(OSError):
+    """No mirror delivered the file."""
+
+
+class _MirrorFailed(Exception):
+    """Why one mirror did not. No `OSError`, which would read as a failure to write."""
+
+
+def download(mirrors: Sequence[str], target: str | Path, sha256: str, size: int) -> Path:
+    """Download one file, trying the mirrors in turn, with progress on standard error.
+
+    Args:
+        mirrors: URLs of the same file.
+        target: where it goes. Nothing is written there unless size and hash are right.
+        sha256: of the file, in hexadecimal.
+        size: of the file, in bytes.
+
+    Returns:
+        `target`.
+
+    Raises:
+        DownloadError: names each mirror and what failed there; after about 1.5 s if no name could be looked up.
+        OSError: the file could not be written.
+    """
+    target = Path(target)
+    deadline = time.monotonic() + LOOKUP_SECONDS
+    lookups = [_in_thread(_look_up, url) for url in mirrors]
+    failures = []
+    for url, lookup in zip(mirrors, lookups, strict=True):
+        try:
+            _finish(lookup, max(0.0, deadline - time.monotonic()))
+            _transfer(url, target, sha256, size)
+            return target
+        except _MirrorFailed as failure:
+            failures.append(f"{url}: {failure}")
+    raise DownloadError(
+        f"Cannot download {target.name}: {'; '.join(failures)}. Received: target={str(target)!r}. "
+        "Check the network connection, or put the file there by other means."
+    )
+
+
+def _look_up(url: str) -> None:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    # Behind a proxy it is the proxy that knows the names.
+    if parts.scheme not in getproxies() or proxy_bypass(host):
+        socket.getaddrinfo(host, None)
+
+
+def _transfer(url: str, target: Path, sha256: str, size: int) -> None:
+    digest = hashlib.sha256()
+    received = 0
+    label = f"Downloading {target.name} ({size / 1e6:,.1f} MB)"
+    # In a thread, because the timeout of a socket is for each of the host's addresses in turn.
+    opening = _in_thread(urlopen, url, timeout=TIMEOUT_SECONDS)
+    with _finish(opening, TIMEOUT_SECONDS) as response, whole_file(target) as partial, partial.open("wb") as file:
+        with click.progressbar(length=size, label=label, width=0, file=sys.stderr) as bar:
+            while True:
+                try:
+                    chunk = response.read(CHUNK_BYTES)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _MirrorFailed(f"cut after {received:,} of {size:,} bytes ({_reason(error)})") from error
+                if not chunk:
+                    break
+                received += len(chunk)
+                if received > size:
+                    raise _MirrorFailed(f"more than the expected {size:,} bytes")
+                digest.update(chunk)
+                file.write(chunk)
+                bar.update(len(chunk))
+        if received < size:
+            raise _MirrorFailed(f"ended after {received:,} of {size:,} bytes")
+        if digest.hexdigest() != sha256:
+            raise _MirrorFailed(f"wrong SHA-256 {digest.hexdigest()}, expected {sha256}")
+
+
+def _in_thread(function: Callable[..., Any], *arguments: Any, **options: Any) -> Future:
+    """Call in a daemon thread: a name lookup cannot be cancelled, and an executor would wait for it at exit."""
+    future: Future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments, **options))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def _finish(future: Future, seconds: float) -> Any:
+    try:
+        return future.result(seconds)
+    except (OSError, http.client.HTTPException) as error:
+        raise _MirrorFailed(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, URLError) and isinstance(error.reason, Exception):
+        return _reason(error.reason)
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, socket.gaierror):
+        return "host not found"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,92 @@
+"""The Keras layers of our own: a lean one-hot encoding, and an LSTM that runs torch's kernel on the torch backend."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_examples")
+class OneHot(keras.layers.Layer):
+    """Ids to one-hot vectors, without the int64 copies `CategoryEncoding` makes on torch (1 GB for 5,000 classes).
+
+    Args:
+        num_classes: Length of each vector, at least 1.
+
+    Call arguments:
+        ids: Integers of any shape, 0 ≤ id < `num_classes`. Other ids become zeros.
+
+    Returns:
+        The layer's compute dtype, shape `(*ids.shape, num_classes)`.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+
+    def call(self, ids: Any) -> Any:
+        return ops.cast(ops.expand_dims(ids, -1) == ops.arange(self.num_classes, dtype=ids.dtype), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (*input_shape, self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+@keras.saving.register_keras_serializable(package="keras_examples")
+class LSTM(keras.layers.LSTM):
+    """`keras.layers.LSTM`, computed by torch's own kernel wherever that is the same function.
+
+    On the torch backend the stock layer is a Python loop over time, except on CUDA. Arguments, variables and saved
+    weights are the stock layer's: weights load into a `keras.layers.LSTM` and back. On other backends, with
+    activations other than tanh and sigmoid, a mask, dropout in training, `unroll=True` or `use_cudnn=False` the stock
+    layer runs.
+    """
+
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        if mask is None and self._torch_can(training):
+            return self._torch_lstm(sequences, *initial_state)
+        return super().inner_loop(sequences, initial_state, mask, training)
+
+    def _torch_can(self, training: bool) -> bool:
+        return (
+            keras.backend.backend() == "torch"
+            and self.activation is keras.activations.tanh
+            and self.recurrent_activation is keras.activations.sigmoid
+            and not (training and (self.dropout or self.recurrent_dropout))
+            and not self.unroll
+            and self.use_cudnn is not False
+        )
+
+    def _torch_lstm(self, sequences: Any, hidden: Any, carry: Any) -> tuple[Any, Any, list[Any]]:
+        import torch
+
+        kernel, recurrent_kernel = self.cell.kernel.value, self.cell.recurrent_kernel.value
+        sequences = sequences.to(kernel.dtype)
+        if sequences.shape[-1] > 4 * self.units:
+            # The CPU kernel keeps several copies as wide as its input, so a wide input is projected outside it.
+            sequences = sequences @ kernel
+            kernel = torch.eye(4 * self.units, dtype=kernel.dtype, device=kernel.device)
+        if self.go_backwards:
+            sequences = sequences.flip(1)
+        if self.stateful:
+            # The new state is written into these tensors before the backward pass reads the old one.
+            hidden, carry = hidden.clone(), carry.clone()
+        # Both order the gates i, f, c, o; Keras multiplies from the left, and torch has a second bias.
+        weights = [kernel.T, recurrent_kernel.T]
+        if self.use_bias:
+            weights += [self.cell.bias.value, torch.zeros_like(self.cell.bias.value)]
+        outputs, hidden, carry = torch.lstm(
+            sequences,
+            (hidden[None], carry[None]),
+            weights,
+            has_biases=self.use_bias,
+            num_layers=1,
+            dropout=0.0,
+            train=torch.is_grad_enabled(),
+            bidirectional=False,
+            batch_first=True,
+        )
+        last = outputs[:, -1]
+        return last, outputs if self.return_sequences else last[:, None], [hidden[0], carry[0]]

@@ -1,0 +1,194 @@
+"""The seven models: sizes in, an uncompiled `keras.Sequential` out.
+
+Image models take raw pixels (uint8, 0–255): `Rescaling(1/255)` is their first layer. Every model but the
+autoencoder returns float32 logits, also under a mixed-precision policy; `keras.ops.softmax` makes them
+probabilities.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from keras_examples.layers import LSTM, OneHot
+
+MNIST_SHAPE = (28, 28)
+CIFAR_SHAPE = (32, 32, 3)
+NUM_CLASSES = 10
+
+
+def mnist_linear() -> keras.Sequential:
+    """Multinomial logistic regression on MNIST, zero-initialised; 7,850 parameters.
+
+    Returns:
+        A model from uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
+
+    Source: candle's mnist-training (`linear`) and the tch-rs mnist example.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(MNIST_SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(NUM_CLASSES, kernel_initializer="zeros", dtype="float32"),
+        ],
+        name="mnist_linear",
+    )
+
+
+def mnist_mlp(hidden_units: Sequence[int] = (100,)) -> keras.Sequential:
+    """Multilayer perceptron on MNIST; 79,510 parameters with the default 100 hidden units.
+
+    Args:
+        hidden_units: Width of each hidden layer, each at least 1. `(128,)` is tch-rs-example's,
+            `(fc1, fc2)` the FSDL lab's.
+
+    Returns:
+        A model from uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
+
+    Source: candle's mnist-training (`mlp`), tch-rs-example, FSDL lab 1.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(MNIST_SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            *[layers.Dense(units, activation="relu") for units in hidden_units],
+            layers.Dense(NUM_CLASSES, dtype="float32"),
+        ],
+        name="mnist_mlp",
+    )
+
+
+def mnist_cnn(dropout: float = 0.5) -> keras.Sequential:
+    """LeNet-like convolutional network on MNIST; 1,111,946 parameters.
+
+    As in the source, nothing but pooling follows a convolution: no activation.
+
+    Args:
+        dropout: Fraction of the 1,024 hidden units dropped in training, in [0, 1).
+
+    Returns:
+        A model from uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
+
+    Source: candle's mnist-training (`cnn`).
+    """
+    return keras.Sequential(
+        [
+            keras.Input(MNIST_SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Reshape((*MNIST_SHAPE, 1)),
+            layers.Conv2D(32, 5),  # (24, 24, 32)
+            layers.MaxPooling2D(2),
+            layers.Conv2D(64, 5),  # (8, 8, 64)
+            layers.MaxPooling2D(2),
+            layers.Flatten(),  # 1,024
+            layers.Dense(1024, activation="relu"),
+            layers.Dropout(dropout),
+            layers.Dense(NUM_CLASSES, dtype="float32"),
+        ],
+        name="mnist_cnn",
+    )
+
+
+def cifar_dense(hidden_units: Sequence[int] = (1536,)) -> keras.Sequential:
+    """Dense network on CIFAR-10; 4,735,498 parameters with the default 1,536 hidden units.
+
+    Args:
+        hidden_units: Width of each hidden layer, each at least 1.
+
+    Returns:
+        A model from uint8 images `(N, 32, 32, 3)`, 0–255, to float32 logits `(N, 10)`.
+
+    Source: mamezou's tch-rs tutorial.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(CIFAR_SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            *[layers.Dense(units, activation="relu") for units in hidden_units],
+            layers.Dense(NUM_CLASSES, dtype="float32"),
+        ],
+        name="cifar_dense",
+    )
+
+
+def cifar_cnn() -> keras.Sequential:
+    """Small convolutional network on CIFAR-10; 6,738 parameters.
+
+    Returns:
+        A model from uint8 images `(N, 32, 32, 3)`, 0–255, to float32 logits `(N, 10)`.
+
+    Source: mamezou's tch-rs tutorial.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(CIFAR_SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            *_encoder(),
+            layers.Flatten(),  # 512
+            layers.Dense(NUM_CLASSES, dtype="float32"),
+        ],
+        name="cifar_cnn",
+    )
+
+
+def conv_autoencoder() -> keras.Sequential:
+    """Convolutional autoencoder on CIFAR-10, a code of 8×8×8 numbers; 2,331 parameters.
+
+    The decoder has no activation, so each 4×4×3 block of the output is an affine map of 8 numbers.
+
+    Returns:
+        A model from uint8 images `(N, 32, 32, 3)`, 0–255, to float32 images of the same shape, about 0–1.
+
+    Source: mamezou's tch-rs tutorial.
+    """
+    return keras.Sequential(
+        [
+            keras.Input(CIFAR_SHAPE, dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            *_encoder(),
+            layers.Conv2DTranspose(16, 2, strides=2),  # (16, 16, 16)
+            layers.Conv2DTranspose(3, 2, strides=2, dtype="float32"),  # (32, 32, 3)
+        ],
+        name="conv_autoencoder",
+    )
+
+
+def _encoder() -> list[keras.Layer]:
+    return [
+        layers.Conv2D(16, 3, padding="same", activation="relu"),  # (32, 32, 16)
+        layers.MaxPooling2D(2),
+        layers.Conv2D(8, 3, padding="same", activation="relu"),  # (16, 16, 8)
+        layers.MaxPooling2D(2),  # (8, 8, 8)
+    ]
+
+
+def char_lstm(vocabulary_size: int, units: int = 256, layers: int = 1, dropout: float = 0.0) -> keras.Sequential:
+    """Character-level language model; 346,433 parameters for 65 characters, 256 units and one layer.
+
+    Args:
+        vocabulary_size: Number of distinct characters, at least 2.
+        units: Width of each LSTM layer, at least 1.
+        layers: Number of LSTM layers, at least 1.
+        dropout: Fraction of each LSTM layer's outputs dropped in training, in [0, 1).
+
+    Returns:
+        A model from int32 character ids `(N, T)`, 0 ≤ id < `vocabulary_size`, to float32 logits
+        `(N, T, vocabulary_size)` for the character that follows each; T is free.
+
+    Source: the tch-rs char-rnn example: one-hot input, no embedding.
+    """
+    model = keras.Sequential(
+        [keras.Input((None,), dtype="int32"), OneHot(vocabulary_size)],
+        name="char_lstm",
+    )
+    for _ in range(layers):
+        model.add(LSTM(units, return_sequences=True))
+        if dropout:
+            model.add(keras.layers.Dropout(dropout))
+    # Under mixed_bfloat16 this product, not only the LSTM's, is in bfloat16: 6 % of a training step on a CPU.
+    model.add(keras.layers.Dense(vocabulary_size))
+    model.add(keras.layers.Activation("linear", dtype="float32"))
+    return model

@@ -1,0 +1,80 @@
+"""What the command line tells a person about a run."""
+
+from typing import Any
+
+
+def fitted(report: dict[str, Any]) -> str:
+    """The last line of a training run."""
+    figures = ", ".join(_figures(report))
+    weights = f"weights in {report['weights']}" if report["weights"] else "no weights saved"
+    interrupted = "interrupted, saved what was trained: " if report["interrupted"] and report["weights"] else ""
+    return (
+        f"{interrupted}{report['example']} ({report['data']} data, {report['device']}): test {figures}; "
+        f"{report['epochs']} epochs in {report['seconds']:.1f} s, "
+        f"{report['samples_per_second']:,.0f} samples/s; {weights}"
+    )
+
+
+def evaluated(report: dict[str, Any]) -> str:
+    """All figures of a model on the test data."""
+    lines = [
+        f"{report['example']} ({report['data']} data, {report['device']}), weights {report['weights']}, "
+        f"{report['samples']:,} test samples",
+        *_figures(report),
+    ]
+    if "confusion" in report:
+        names = report["classes"]
+        width = max(5, *map(len, names))
+        lines += ["", "accuracy by class, and confusion (rows: true, columns: predicted)"]
+        lines += [" ".join([" " * (width + 8), *(name.rjust(width) for name in names)])]
+        for name, accuracy, row in zip(names, report["class_accuracy"], report["confusion"]):
+            lines += [" ".join([name.rjust(width), f"{accuracy:7.2%}", *(str(count).rjust(width) for count in row)])]
+    return "\n".join(lines)
+
+
+def classified(report: dict[str, Any]) -> str:
+    """Predictions for a few test images, those that were wrong named."""
+    names = report["classes"]
+    pairs = list(zip(report["labels"], report["predicted"]))
+    wrong = [f"{names[true]} read as {names[guess]}" for true, guess in pairs if true != guess]
+    lines = [report["text"]] if report["text"] else []
+    lines += [
+        f"{report['example']} ({report['data']} data), weights {report['weights']}: "
+        f"{len(pairs) - len(wrong)} of {len(pairs)} right{': ' if wrong else ''}{', '.join(wrong)}",
+        f"picture in {report['picture']}",
+    ]
+    return "\n".join(lines)
+
+
+def probabilities(report: dict[str, Any]) -> str:
+    """The probability of each class for one picture, with bars."""
+    width = max(map(len, report["probabilities"]))
+    lines = [f"{report['example']} (trained on {report['data']} data), weights {report['weights']}"]
+    for name, value in report["probabilities"].items():
+        lines.append(f"{name.rjust(width)} {value:7.2%} {'█' * round(40 * value)}")
+    return "\n".join(lines)
+
+
+def reconstructed(report: dict[str, Any]) -> str:
+    """The error of a few reconstructions."""
+    errors = " ".join(f"{error:.4f}" for error in report["errors"])
+    return (
+        f"{report['example']} ({report['data']} data), weights {report['weights']}: mean squared errors {errors}\n"
+        f"picture in {report['picture']}, with each input and output beside it"
+    )
+
+
+def _figures(report: dict[str, Any]) -> list[str]:
+    if "psnr" in report:
+        red, green, blue = report["correlation"]
+        return [
+            f"mean squared error {report['loss']:.6f} (least possible for this architecture: {report['bound']:.6f})",
+            f"PSNR {report['psnr']:.2f} dB",
+            f"correlation red {red:.4f}, green {green:.4f}, blue {blue:.4f}",
+        ]
+    figures = [f"loss {report['loss']:.4f}"]
+    if "bits" in report:
+        figures = [f"loss {report['loss']:.4f} nats a character", f"{report['bits']:.4f} bits a character"]
+    if report["accuracy"] is not None:
+        figures.append(f"accuracy {report['accuracy']:.2%}")
+    return figures

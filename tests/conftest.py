@@ -1,0 +1,50 @@
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import keras_examples  # noqa: F401  chooses torch before any test imports Keras
+from cli import main
+
+ROOT = Path(__file__).parents[1]
+REAL = ROOT / "datasets"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("realdata") and not (REAL / "mnist").is_dir():
+            item.add_marker(pytest.mark.skip(reason="the real files are not under datasets/"))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Calls the command line in an empty folder; returns the result after checking its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, shlex.split(arguments))
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained_linear(tmp_path_factory):
+    """Weights of mnist-linear after three epochs on the synthetic digits."""
+    from keras_examples.training import fit
+
+    path = tmp_path_factory.mktemp("weights") / "linear.weights.h5"
+    fit("mnist-linear", data="synthetic", epochs=3, save=path)
+    return path
+
+
+@pytest.fixture
+def linear(trained_linear, tmp_path):
+    """A copy of those weights where the command line looks for them."""
+    path = tmp_path / "weights" / "mnist-linear-synthetic.weights.h5"
+    path.parent.mkdir()
+    return shutil.copy(trained_linear, path)

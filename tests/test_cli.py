@@ -1,0 +1,400 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+from PIL import Image
+
+from cli import main
+
+
+def shell(*arguments, cwd, **options):
+    """Calls the real command line in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KERAS")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, **options,
+    )  # fmt: skip
+
+
+def commands(group, path=()):
+    for name, child in group.commands.items():
+        yield (*path, name), child
+        if hasattr(child, "commands"):
+            yield from commands(child, (*path, name))
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands(main)], ids=" ".join)
+def test_every_command_has_help(path):
+    result = CliRunner().invoke(main, [*path, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+def test_help_needs_neither_keras_nor_numpy():
+    code = (
+        "import sys, cli; cli.main(['mnist', 'fit', '--help'], standalone_mode=False);"
+        "print([name for name in ('keras', 'numpy', 'torch', 'PIL', 'h5py', 'matplotlib') if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mnist --epochs 0", "0 is not in the range x>=1"),
+        ("mnist --epochs -1", "-1 is not in the range x>=1"),
+        ("mnist --epochs abc", "'abc' is not a valid integer"),
+        ("mnist --batch-size 0", "0 is not in the range x>=1"),
+        ("mnist --learning-rate nan", "'nan' is not a finite number above 0"),
+        ("mnist --learning-rate 0", "'0' is not a finite number above 0"),
+        ("mnist --learning-rate inf", "'inf' is not a finite number above 0"),
+        ("mnist --validation-split 1", "1.0 is not in the range 0<=x<1"),
+        ("mnist --arch transformer", "'transformer' is not one of 'linear', 'mlp', 'cnn'"),
+        ("mnist --hidden-units 128,x", "'128,x' is not a list of whole numbers"),
+        ("mnist --hidden-units 0", "'0' is not a list of whole numbers"),
+        ("mnist --arch cnn evaluate", "unexpected extra argument (evaluate)"),
+        ("mnist --seed -1", "-1 is not in the range"),
+        ("mnist --data fake", "'fake' is not one of 'auto', 'real', 'synthetic'"),
+        ("mnist --device tpu", "'tpu' is not one of"),
+        ("mnist save", "Missing argument 'PATH'"),
+        ("datasets verify imagenet", "'imagenet' is not one of"),
+        ("mnits", "No such command 'mnits'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(run, tmp_path, arguments, message):
+    output = run(arguments, code=2).output
+    assert message in output.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mnist --data synthetic --batch-size 100000", "The batch is larger than the training set of 9500 samples."),
+        ("mnist --data synthetic --hidden-units 9", "mnist-linear has no such size. Received: --hidden-units"),
+        ("mnist --data synthetic --load missing.weights.h5", "No such weights file. Received: path="),
+        ("mnist --data synthetic --save weights.pt", "Unknown weights format. Received: path='weights.pt'."),
+        (
+            "mnist --data real --data-dir missing",
+            "Received: data_dir='missing'. Run the command `datasets fetch mnist`",
+        ),
+        ("mnist --device cuda", "Device cuda cannot be used. Received: device='cuda'."),
+        ("mnist evaluate --data synthetic", "No trained weights for mnist-linear."),
+        ("mnist sample --data synthetic", "No trained weights for mnist-linear."),
+        ("mnist save out.keras", "No trained weights for mnist-linear."),
+        ("datasets verify mnist", "Run the command `datasets fetch mnist`"),
+    ],
+)
+def test_work_that_fails_is_one_line_and_exit_status_1(run, tmp_path, arguments, message):
+    if "cuda" in arguments:
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+    result = run(arguments, code=1)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+    assert "Received: " in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_traceback_shows_where_an_error_came_from(tmp_path):
+    result = shell("mnist", "--data", "real", "--data-dir", "missing", "--traceback", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_fit_says_synthetic_first_and_last(run, tmp_path):
+    lines = run("mnist --data synthetic --epochs 2").output.splitlines()
+    assert lines[0].startswith("mnist-linear on mnist (synthetic data), cpu: 7,850 parameters, 9,500 training samples")
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["epoch 1/2", "epoch 2/2"]
+    assert all(name in lines[1] for name in ("accuracy", "loss", "val_accuracy", "val_loss"))
+    assert lines[-1].startswith("mnist-linear (synthetic data, cpu): test loss")
+    for figure in ("accuracy", "2 epochs in", "samples/s", "weights in weights/mnist-linear-synthetic.weights.h5"):
+        assert figure in lines[-1]
+    assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()
+
+
+def test_without_data_and_network_the_digits_are_synthetic_and_loudly_so(run, monkeypatch):
+    def offline(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", offline)
+    result = run("mnist --epochs 1 --limit 500")
+    assert result.stderr.startswith("WARNING: Synthetic stand-in, NOT mnist")
+    assert "(synthetic data)" in result.stdout.splitlines()[0]
+
+
+def test_json_is_the_last_line_and_the_report_goes_to_standard_error(run, linear):
+    for command in ("mnist --data synthetic --epochs 1 --limit 300", "mnist evaluate --data synthetic"):
+        result = run(f"{command} --json")
+        (line,) = result.stdout.splitlines()
+        report = json.loads(line)
+        keys = "example data loss accuracy samples epochs seconds device backend weights".split()
+        assert set(keys) <= set(report)
+        assert report["example"] == "mnist-linear"
+        assert report["data"] == "synthetic"
+        assert report["backend"] == "torch"
+        assert "mnist-linear" in result.stderr
+
+
+def test_evaluate_prints_each_class_and_the_confusion(run, linear):
+    lines = run("mnist evaluate --data synthetic").output.splitlines()
+    assert "weights/mnist-linear-synthetic.weights.h5" in lines[0]
+    table = [line.split() for line in lines[-10:]]
+    assert [row[0] for row in table] == list("0123456789")
+    assert all(row[1].endswith("%") and len(row) == 12 for row in table)
+    assert sum(int(count) for row in table for count in row[2:]) == 2000
+
+
+@pytest.mark.parametrize("name", ["copy.weights.h5", "copy.keras"])
+def test_save_writes_what_evaluate_reads(run, linear, name):
+    before = json.loads(run("mnist evaluate --data synthetic --json").stdout)
+    run(f"mnist save {name}")
+    after = json.loads(run(f"mnist evaluate --data synthetic --weights {name} --json").stdout)
+    assert after["confusion"] == before["confusion"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mnist evaluate --data synthetic --arch mlp --weights {}", "they are of mnist-linear, asked for mnist-mlp"),
+        ("mnist --data synthetic --arch mlp --load {}", "layers/dense/vars/0 is (784, 100) in mnist_mlp"),
+        (f"mnist sample --image {ROOT}/setup.cfg", "Not an image that can be read. Received: image="),
+        ("mnist sample --image missing.png", "No such image. Received: image="),
+        ("mnist save copy.pt", "Unknown weights format."),
+        ("mnist save /proc/copy.keras", "Cannot write copy.keras"),
+        ("mnist sample --data synthetic --output-dir /proc", "Cannot write mnist-linear-synthetic.png"),
+    ],
+)
+def test_bad_files_are_one_line(run, linear, arguments, message):
+    (line,) = run(arguments.format(linear), code=1).stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+def test_weights_that_are_not_hdf5(run, linear):
+    linear.write_text("not HDF5")
+    (line,) = run("mnist evaluate --data synthetic", code=1).stderr.splitlines()
+    assert line.startswith("Error: Not a weights file")
+
+
+def test_sample_draws_digits_in_the_terminal_and_as_a_picture(run, linear, tmp_path):
+    output = run("mnist sample --data synthetic --count 6 --seed 3").output
+    assert sum(character in "▘▝▀▖▌▞▛▗▚▐▜▄▙▟█" for character in output) > 100
+    assert "of 6 right" in output
+    with Image.open(tmp_path / "samples" / "mnist-linear-synthetic.png") as picture:
+        assert picture.width > 600
+    assert run("mnist sample --data synthetic --count 6 --seed 3").output == output
+    assert run("mnist sample --data synthetic --count 6 --seed 4").output != output
+
+
+def test_an_image_of_ones_own_gets_ten_probabilities(run, linear, tmp_path):
+    from keras_examples.synthetic import synthetic_digits
+
+    x, y, *_ = synthetic_digits(20, 1)
+    digit = int(np.flatnonzero(y == 0)[0])
+    Image.fromarray(255 - x[digit]).resize((300, 300)).save(tmp_path / "zero.png")
+    report = json.loads(run("mnist sample --image zero.png --json").stdout)
+    probabilities = report["probabilities"]
+    assert list(probabilities) == list("0123456789")
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert max(probabilities, key=probabilities.get) == "0"
+    assert len(run("mnist sample --image zero.png").output.splitlines()) == 11
+
+
+def test_devices_says_what_and_why(run):
+    report = json.loads(run("devices --json").stdout)
+    assert report["name"] in ("cpu", "cuda", "mps")
+    assert report["reason"] in run("devices").output
+
+
+def test_datasets_lists_what_is_missing(run):
+    assert run("datasets list").output.splitlines()[0] == "mnist: missing"
+    report = json.loads(run("datasets list --json").stdout)
+    assert {name: entry["state"] for name, entry in report.items()} == dict.fromkeys(
+        ("mnist", "cifar10", "tinyshakespeare"), "missing"
+    )
+
+
+def test_the_documented_command_in_a_process_of_its_own(tmp_path):
+    result = shell("mnist", "--arch", "mlp", "--epochs", "1", "--data", "synthetic", "--limit", "512", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("mnist-mlp on mnist (synthetic data)")
+
+
+def test_ctrl_c_saves_what_was_trained(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *"mnist --data synthetic --epochs 100000".split()],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not process.stdout.readline().startswith("epoch 2/"):
+        assert process.poll() is None
+    time.sleep(0.05)  # into the epoch
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == ""
+    assert stdout.splitlines()[-1].startswith("interrupted, saved what was trained: mnist-linear (synthetic data")
+    shutil.rmtree(tmp_path / "samples", ignore_errors=True)
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["mnist-linear-synthetic.weights.h5"]
+    assert shell("mnist", "evaluate", "--data", "synthetic", cwd=tmp_path).returncode == 0
+
+
+def test_ctrl_c_before_training_is_quiet(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "mnist", "--data", "synthetic"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(1.5)  # while Keras is imported
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+@pytest.fixture(scope="session")
+def trained_text(tmp_path_factory):
+    """Weights of a small charrnn after a few steps on the synthetic text."""
+    from keras_examples.training import fit
+
+    path = tmp_path_factory.mktemp("weights") / "charrnn.weights.h5"
+    fit("charrnn", data="synthetic", epochs=1, limit=640, sizes={"units": 32}, save=path)
+    return path
+
+
+def test_text_streams_and_the_same_seed_gives_the_same_text(run, trained_text):
+    sample = f"charrnn sample --weights {trained_text} --length 40"
+    one = run(f"{sample} --prompt 'The ' --seed 1").output
+    assert one.startswith("The ")
+    assert len(one) == 4 + 40 + 1
+    assert run(f"{sample} --prompt 'The ' --seed 1").output == one
+    assert run(f"{sample} --prompt 'The ' --seed 2").output != one
+    likeliest = run(f"{sample} --temperature 0").output
+    assert run(f"{sample} --top-k 1").output == likeliest
+    report = json.loads(run(f"{sample} --count 2 --json").stdout)
+    assert [len(text) for text in report["texts"]] == [40, 40]
+
+
+def test_a_prompt_from_standard_input(tmp_path, trained_text):
+    arguments = ["charrnn", "sample", "--weights", str(trained_text), "--length", "5", "--prompt", "-"]
+    result = shell(*arguments, cwd=tmp_path, input="def ")
+    assert (result.returncode, result.stdout[:4], len(result.stdout)) == (0, "def ", 10)
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path, trained_text):
+    command = f"{sys.executable} {ROOT}/cli.py charrnn sample --weights {trained_text} --length 100000 | head -c 100"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, capture_output=True, timeout=60
+    )
+    assert (result.returncode, len(result.stdout), result.stderr) == (0, 100, b"")
+
+
+def test_ctrl_c_ends_the_stream(tmp_path, trained_text):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "charrnn", "sample", "--weights", trained_text, "--length", "10000000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.read(50)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert stderr.strip() == "Interrupted."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sample --prompt 日本", "Received: '日' (U+65E5) at position 0."),
+        ("sample --temperature -1", "Temperature must be finite and not negative. Received: temperature=-1.0."),
+        ("sample --temperature nan", "Temperature must be finite and not negative. Received: temperature=nan."),
+        ("evaluate --text other.txt", "Weights of another vocabulary:"),
+        ("evaluate --text empty.txt", "is empty. Received: path='empty.txt'"),
+        ("evaluate --text latin.txt", "at byte 3"),
+        ("evaluate --text .", "is a folder. Received: path='.'"),
+        ("evaluate --text missing.txt", "does not exist. Received: path='missing.txt'"),
+    ],
+)
+def test_bad_text_is_one_line(run, trained_text, tmp_path, arguments, message):
+    (tmp_path / "other.txt").write_text("another text\n" * 400)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1") * 900)
+    (line,) = run(f"charrnn {arguments} --weights {trained_text}", code=1).stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(("option", "value"), [("--top-k", 0), ("--length", 0), ("--count", 0)])
+def test_counts_of_nothing(run, option, value):
+    assert "0 is not in the range x>=1" in run(f"charrnn sample {option} {value}", code=2).output
+
+
+def test_a_text_shorter_than_a_sequence(run, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    message = run("charrnn --text short.txt", code=1).stderr
+    assert "The training text is shorter than a sequence. Received: 8 characters, sequence length 180." in message
+
+
+def test_a_text_of_ones_own(run, tmp_path):
+    (tmp_path / "song.txt").write_text("la la la, li li li\n" * 300)
+    lines = run("charrnn --text song.txt --units 16 --epochs 2 --batch-size 4").output.splitlines()
+    assert lines[0].startswith("charrnn on song (real data)")
+    assert all(name in lines[1] for name in ("loss", "bits", "val_loss", "val_bits"))
+    assert "nats a character" in lines[-1]
+    assert set(run("charrnn sample --length 30").output) <= set("la i,\n")
+
+
+def test_autoencoder_draws_pairs_and_single_images(run, tmp_path):
+    assert "PSNR" in run("autoencoder --data synthetic --epochs 1 --limit 500").output
+    lines = run("autoencoder evaluate --data synthetic").output.splitlines()
+    assert "least possible for this architecture" in lines[1]
+    assert "correlation red" in lines[3]
+    run("autoencoder sample --data synthetic --count 3 --output-dir pictures")
+    names = [f"{kind}_{index}.png" for kind in ("input", "output") for index in range(3)]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["autoencoder-synthetic.png", *names]
+    for name in names:
+        with Image.open(tmp_path / "pictures" / name) as image:
+            assert image.size == (32, 32)
+
+
+def test_cifar_names_its_classes_and_takes_a_photo(run, tmp_path):
+    run("cifar --data synthetic --epochs 1 --limit 500")
+    assert "circle" in run("cifar evaluate --data synthetic").output
+    assert "picture in samples/cifar-cnn-synthetic.png" in run("cifar sample --data synthetic").output
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "photo.jpg")
+    report = json.loads(run("cifar sample --image photo.jpg --json").stdout)
+    assert "circle" in report["probabilities"]
+
+
+@pytest.mark.realdata
+def test_real_digits_are_found_and_named(run):
+    output = run(f"mnist --data real --data-dir {ROOT / 'datasets'} --epochs 1 --limit 6000").output
+    assert "synthetic" not in output
+    assert "weights in weights/mnist-linear.weights.h5" in output
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize(("arch", "least"), [("linear", 0.92), ("mlp", 0.978), ("cnn", 0.992)])
+def test_default_recipes_on_real_mnist(run, arch, least):
+    report = json.loads(run(f"mnist --arch {arch} --data real --data-dir {ROOT / 'datasets'} --json").stdout)
+    assert report["accuracy"] >= least
+
+
+@pytest.mark.slow
+def test_cnn_on_synthetic_digits(run):
+    report = json.loads(run("mnist --arch cnn --epochs 10 --data synthetic --json").stdout)
+    assert report["accuracy"] > 0.95

@@ -1,0 +1,48 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from keras_examples import devices
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch):
+    monkeypatch.setenv("KERAS_TORCH_DEVICE", os.environ.get("KERAS_TORCH_DEVICE", "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(devices, "_describe", lambda name: name)
+    assert devices.choose().name == expected
+    assert os.environ["KERAS_TORCH_DEVICE"] == expected
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_what_is_not_there_is_an_error_and_never_the_cpu(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=rf"Device {name} cannot be used. Received: device='{name}'"):
+        devices.choose(name)
+
+
+def test_a_gpu_that_torch_cannot_use_gets_a_hint(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "An NVIDIA GPU is there, but torch" in devices.choose().hint
+
+
+def test_keras_follows_the_choice():
+    code = (
+        "from keras_examples import devices, mnist_linear; chosen = devices.choose('cpu');"
+        "print(chosen.name, devices.device_of(mnist_linear()), chosen.reason)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "cpu cpu asked for\n"

@@ -1,0 +1,43 @@
+import numpy as np
+from PIL import Image
+
+from keras_examples import plots
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_block_characters_show_four_pixels_each():
+    x = np.zeros((1, 4, 6), np.uint8)
+    x[0, 0, 0] = x[0, 1, 1] = 255  # upper left and lower right of the first character
+    x[0, 2:, 2:4] = 255  # the whole of the fifth
+    assert plots.blocks(x, np.array([3]), np.array([3])).splitlines() == ["▚", " █", " 3"]
+    wide = plots.blocks(np.zeros((1, 4, 40), np.uint8), np.array([3]), np.array([8]))
+    assert "8 (is 3)" in wide
+
+
+def test_five_images_a_line():
+    lines = plots.blocks(np.full((7, 28, 28), 255, np.uint8), np.arange(7), np.arange(7)).splitlines()
+    assert [line.count("█") for line in lines] == [5 * 14] * 14 + [0] + [2 * 14] * 14 + [0]
+    assert lines[14].split() == list("01234")
+
+
+def test_pictures_are_written_whole(tmp_path):
+    grey = RANDOM.integers(0, 256, (10, 28, 28), np.uint8)
+    classes = np.arange(10)
+    plots.save_predictions(tmp_path / "grid.png", grey, classes, classes[::-1], list("0123456789"), "digits")
+    photos = RANDOM.integers(0, 256, (3, 32, 32, 3), np.uint8)
+    plots.save_reconstructions(tmp_path / "pairs.png", photos, photos / np.float32(255), "pairs")
+    for name, least_width in (("grid.png", 800), ("pairs.png", 400)):
+        with Image.open(tmp_path / name) as image:
+            assert image.width >= least_width
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "pairs.png"]
+
+
+def test_single_images_keep_pixels_and_colours(tmp_path):
+    photo = RANDOM.integers(0, 256, (32, 32, 3), np.uint8)
+    plots.save_image(tmp_path / "new" / "uint8.png", photo)
+    plots.save_image(tmp_path / "new" / "float.png", photo.astype(np.float32) / 255)
+    for name in ("uint8.png", "float.png"):
+        with Image.open(tmp_path / "new" / name) as image:
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), photo)

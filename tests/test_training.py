@@ -1,0 +1,104 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from keras_examples import weights
+from keras_examples.training import evaluate, fit
+
+QUICK = {"data": "synthetic", "limit": 1000, "epochs": 1}
+silent = {"echo": lambda line: None}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "example", ["mnist-linear", "mnist-mlp", "mnist-cnn", "cifar-dense", "cifar-cnn", "autoencoder"]
+)
+def test_the_loss_falls_and_the_figures_come_back_on_evaluation(example):
+    lines = []
+    report = fit(example, data="synthetic", limit=1500, epochs=2, batch_size=64, echo=lines.append)
+    losses = report["history"]["loss"]
+    assert losses[1] < losses[0]
+    assert "synthetic" in lines[0]
+    assert report["weights"].endswith(f"{example}-synthetic.weights.h5")
+    assert (report["samples"], report["epochs"], report["device"]) == (1500, 2, "cpu")
+    again = evaluate(example, data="synthetic")
+    assert again["loss"] == pytest.approx(report["loss"], rel=1e-6)
+    assert again["accuracy"] == report["accuracy"]
+    assert weights.read_metadata(report["weights"])["test"]["loss"] == report["loss"]
+
+
+@pytest.mark.parametrize("example", ["mnist-linear", "mnist-cnn", "cifar-cnn", "autoencoder"])
+def test_the_same_seed_gives_the_same_weights_to_the_bit(example):
+    runs = []
+    for seed in (1, 1, 2):
+        report = fit(example, **QUICK, seed=seed, save=f"{len(runs)}.weights.h5", **silent)
+        runs.append(weights.restore(report["weights"], example)[0].get_weights())
+    assert all((one == two).all() for one, two in zip(runs[0], runs[1], strict=True))
+    assert any((one != two).any() for one, two in zip(runs[0], runs[2], strict=True))
+
+
+def test_sizes_and_recipe_changes_reach_the_model():
+    report = fit("mnist-mlp", **QUICK, sizes={"hidden_units": (9, 8)}, optimizer="sgd", learning_rate=0.1, **silent)
+    assert report["weights"] == os.path.join("weights", "mnist-mlp-synthetic.weights.h5")
+    model, metadata = weights.restore(report["weights"], "mnist-mlp")
+    assert metadata["sizes"] == {"hidden_units": [9, 8]}
+    assert model.weights[0].shape == (784, 9)
+
+
+def test_a_size_the_builder_does_not_know():
+    with pytest.raises(ValueError, match=r"mnist-linear has no such size. Received: --hidden-units"):
+        fit("mnist-linear", **QUICK, sizes={"hidden_units": (9,)}, **silent)
+
+
+def test_training_goes_on_from_loaded_weights():
+    first = fit("mnist-linear", data="synthetic", epochs=4, **silent)
+    second = fit("mnist-linear", **QUICK, load=first["weights"], learning_rate=1e-6, save="next.keras", **silent)
+    assert second["accuracy"] == pytest.approx(first["accuracy"], abs=0.01)
+
+
+def test_a_dry_run_is_one_batch_and_saves_nothing(tmp_path):
+    report = fit("mnist-linear", data="synthetic", dry_run=True, **silent)
+    assert (report["samples"], report["epochs"], report["weights"]) == (128, 1, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bfloat16_learns_too():
+    report = fit("mnist-mlp", data="synthetic", epochs=3, precision="bfloat16", **silent)
+    assert report["accuracy"] > 0.7
+    assert weights.restore(report["weights"], "mnist-mlp")[0].weights[0].dtype == "float32"
+
+
+def test_a_batch_larger_than_the_set():
+    with pytest.raises(ValueError, match=r"larger than the training set of 1000 samples. Received: --batch-size 1001"):
+        fit("mnist-linear", **QUICK, batch_size=1001, **silent)
+
+
+def test_divergence_is_said_and_saves_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"Training diverged: .* Received: learning rate 1e\+30"):
+        fit("mnist-mlp", data="synthetic", epochs=3, learning_rate=1e30, optimizer="sgd", **silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_keeps_what_was_trained():
+    def interrupt(line):
+        if line.startswith("epoch 2/"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    report = fit("mnist-linear", data="synthetic", epochs=50, limit=1000, echo=interrupt)
+    assert report["interrupted"]
+    assert report["epochs"] == 2
+    assert signal.getsignal(signal.SIGINT) is before
+    assert np.isfinite(report["loss"])
+    assert evaluate("mnist-linear", data="synthetic")["accuracy"] == report["accuracy"]
+
+
+def test_weights_that_are_missing():
+    with pytest.raises(FileNotFoundError, match="No trained weights for mnist-mlp"):
+        evaluate("mnist-mlp", data="synthetic")
