@@ -20,72 +20,50 @@ Command = Callable[..., Any]
 Echo = Callable[..., None]
 
 
-class Numbers(click.ParamType):
-    """Whole numbers of at least 1, separated by commas."""
-
-    name = "N,N,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(part) for part in value.split(","))
-        except ValueError:
-            numbers = (0,)
-        if min(numbers) < 1:
-            self.fail(f"{value!r} is not a list of whole numbers of at least 1, such as 128,64.", param, ctx)
-        return numbers
+def option(*names: str, **how: Any) -> click.Option:
+    return click.Option(names, **how)
 
 
-class Positive(click.ParamType):
-    """A finite number above 0."""
+def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"{value} is not a finite number above 0.")
+    return value
 
-    name = "float"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            self.fail(f"{value!r} is not a finite number above 0.", param, ctx)
-        return number
+def widths(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    parts = value.split(",") if value else []
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers of at least 1, such as 128,64.")
+    return tuple(map(int, parts)) or None
 
 
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 DATA_OPTIONS = (
-    click.option(
+    option(
         "--data",
         type=click.Choice(["auto", "real", "synthetic"]),
         default="auto",
         show_default=True,
         help="auto: local files, else download, else made up here, which every report then says.",
     ),
-    click.option("--data-dir", metavar="DIR", default="datasets", show_default=True, help="Folder of the data files."),
+    option("--data-dir", metavar="DIR", default="datasets", show_default=True, help="Folder of the data files."),
 )
-DEVICE_OPTION = click.option(
+DEVICE_OPTION = option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="auto",
     show_default=True,
     help="auto: cuda if there is one, else mps, else cpu.",
 )
-WEIGHTS_OPTION = click.option(
-    "--weights", "path", metavar="PATH", help="Weights to use instead of what was last trained."
-)
-SEED_OPTION = click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
-OUTPUT_OPTION = click.option(
+WEIGHTS_OPTION = option("--weights", "path", metavar="PATH", help="Weights to use instead of what was last trained.")
+SEED_OPTION = option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
+OUTPUT_OPTION = option(
     "--output-dir", metavar="DIR", default="samples", show_default=True, help="Folder of the pictures."
 )
 
 
-def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several decorators as one, in the order that `--help` shows."""
-    return lambda function: functools.reduce(lambda inner, decorate: decorate(inner), reversed(decorators), function)
-
-
-def command(group: click.Group, name: str, *decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def command(group: click.Group, name: str, *params: click.Parameter) -> Callable[[Command], Command]:
     """Registers a command that returns its report, and gives it `--json`, `--traceback` and one-line errors.
 
     The function's first argument prints to standard output, or to standard error under `--json`.
@@ -116,15 +94,11 @@ def command(group: click.Group, name: str, *decorators: Callable[[Command], Comm
                     traceback.print_exc()
                 raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
 
-        decorate = options(
-            *decorators,
-            click.option(
-                "--json", "as_json", is_flag=True, help="Print one JSON object, the report to standard error."
-            ),
-            click.option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from."),
+        common = (
+            option("--json", "as_json", is_flag=True, help="Print one JSON object, the report to standard error."),
+            option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from."),
         )
-        run.__doc__ = function.__doc__
-        group.command(name)(decorate(run))
+        group.add_command(click.Command(name, callback=run, params=[*params, *common], help=function.__doc__))
         return function
 
     return register
@@ -142,20 +116,22 @@ def main() -> None:
     """
 
 
-HIDDEN_UNITS = click.option("--hidden-units", type=Numbers(), help="Widths of the hidden layers, such as 128,64.")
-DROPOUT = click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Fraction of units dropped.")
-UNITS = click.option("--units", type=COUNT, help="Width of each LSTM layer.")
-LAYERS = click.option("--layers", type=COUNT, help="Number of LSTM layers.")
-TEXT = click.option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
+HIDDEN_UNITS = option(
+    "--hidden-units", metavar="N,N,…", callback=widths, help="Widths of the hidden layers, such as 128,64."
+)
+DROPOUT = option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Fraction of units dropped.")
+UNITS = option("--units", type=COUNT, help="Width of each LSTM layer.")
+LAYERS = option("--layers", type=COUNT, help="Number of LSTM layers.")
+TEXT = option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
 SIZES = ("hidden_units", "dropout", "units", "layers")
 RECIPE = ("epochs", "batch_size", "learning_rate", "optimizer", "augment", "validation_split")
 
 FIT_OPTIONS = (
-    click.option("--epochs", type=COUNT, help="Passes over the training data."),
-    click.option("--batch-size", type=COUNT, help="Samples a step."),
-    click.option("--learning-rate", type=Positive(), help="Peak of the one-cycle schedule."),
-    click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="How steps are taken."),
-    click.option(
+    option("--epochs", type=COUNT, help="Passes over the training data."),
+    option("--batch-size", type=COUNT, help="Samples a step."),
+    option("--learning-rate", type=float, callback=positive, help="Peak of the one-cycle schedule."),
+    option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="How steps are taken."),
+    option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
         default="float32",
@@ -163,27 +139,27 @@ FIT_OPTIONS = (
         help="bfloat16 keeps variables and logits in float32.",
     ),
     SEED_OPTION,
-    click.option(
+    option(
         "--validation-split",
         type=click.FloatRange(0, 1, max_open=True),
         help="Last fraction of the training data to validate on; 0 validates on the test data.",
     ),
-    click.option("--augment/--no-augment", default=None, help="Shift (and flip photos) at random in training."),
-    click.option("--limit", type=COUNT, metavar="N", help="Use the first N training samples."),
-    click.option("--dry-run", is_flag=True, help="One batch, nothing saved."),
-    click.option("--load", metavar="PATH", help="Start from these weights."),
-    click.option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
+    option("--augment/--no-augment", default=None, help="Shift (and flip photos) at random in training."),
+    option("--limit", type=COUNT, metavar="N", help="Use the first N training samples."),
+    option("--dry-run", is_flag=True, help="One batch, nothing saved."),
+    option("--load", metavar="PATH", help="Start from these weights."),
+    option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
 )
 
 
-def example(name: str, arches: tuple[str, ...], help: str, *fit_options: Callable[[Command], Command]) -> click.Group:
+def example(name: str, arches: tuple[str, ...], help: str, *sizes: click.Option) -> click.Group:
     """Adds an example: a group with `fit`, which is its default command, `evaluate` and `save`."""
     group = DefaultGroup(name, default="fit", default_if_no_args=True, help=help)
     main.add_command(group)
     arch_options = [arch_option(arches)] if arches else []
     text_options = [TEXT] if name == "charrnn" else []
 
-    @command(group, "fit", *arch_options, *fit_options, *FIT_OPTIONS, *text_options, *DATA_OPTIONS, DEVICE_OPTION)
+    @command(group, "fit", *arch_options, *sizes, *FIT_OPTIONS, *text_options, *DATA_OPTIONS, DEVICE_OPTION)
     def fit(echo: Echo, arch: str | None = None, **given: Any) -> Any:
         """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
         from keras_examples import reports, training
@@ -204,7 +180,7 @@ def example(name: str, arches: tuple[str, ...], help: str, *fit_options: Callabl
         echo(reports.evaluated(report))
         return report
 
-    @command(group, "save", click.argument("target", metavar="PATH"), *arch_options, WEIGHTS_OPTION)
+    @command(group, "save", click.Argument(["target"], metavar="PATH"), *arch_options, WEIGHTS_OPTION)
     def save(echo: Echo, target: str, path: str | None, arch: str | None = None) -> Any:
         """Writes trained weights to PATH, in the format its name ends in: .weights.h5 or .keras."""
         from keras_examples import weights
@@ -218,8 +194,8 @@ def example(name: str, arches: tuple[str, ...], help: str, *fit_options: Callabl
     return group
 
 
-def arch_option(arches: tuple[str, ...]) -> Callable[[Command], Command]:
-    return click.option("--arch", type=click.Choice(arches), default=arches[0], show_default=True, help="Architecture.")
+def arch_option(arches: tuple[str, ...]) -> click.Option:
+    return option("--arch", type=click.Choice(arches), default=arches[0], show_default=True, help="Architecture.")
 
 
 def identify(name: str, arch: str | None) -> str:
@@ -240,8 +216,8 @@ def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
         group,
         "sample",
         arch_option(arches),
-        click.option("--count", type=COUNT, default=20, show_default=True, help="Test images to show."),
-        click.option("--image", metavar="PATH", help="Classify this picture instead."),
+        option("--count", type=COUNT, default=20, show_default=True, help="Test images to show."),
+        option("--image", metavar="PATH", help="Classify this picture instead."),
         SEED_OPTION,
         OUTPUT_OPTION,
         WEIGHTS_OPTION,
@@ -277,7 +253,7 @@ charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.", UNI
 @command(
     autoencoder,
     "sample",
-    click.option("--count", type=COUNT, default=5, show_default=True, help="Test images to show."),
+    option("--count", type=COUNT, default=5, show_default=True, help="Test images to show."),
     SEED_OPTION,
     OUTPUT_OPTION,
     WEIGHTS_OPTION,
@@ -296,12 +272,12 @@ def sample_autoencoder(echo: Echo, **given: Any) -> Any:
 @command(
     charrnn,
     "sample",
-    click.option("--prompt", default="", help="Text to continue; - reads it from standard input."),
-    click.option("--length", type=COUNT, default=500, show_default=True, help="Characters to draw."),
-    click.option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest character."),
-    click.option("--top-k", type=COUNT, metavar="K", help="Draw from the K likeliest characters only."),
-    click.option("--seed", type=SEED, help="The same seed gives the same text."),
-    click.option("--count", type=COUNT, default=1, show_default=True, help="Texts to draw."),
+    option("--prompt", default="", help="Text to continue; - reads it from standard input."),
+    option("--length", type=COUNT, default=500, show_default=True, help="Characters to draw."),
+    option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest character."),
+    option("--top-k", type=COUNT, metavar="K", help="Draw from the K likeliest characters only."),
+    option("--seed", type=SEED, help="The same seed gives the same text."),
+    option("--count", type=COUNT, default=1, show_default=True, help="Texts to draw."),
     WEIGHTS_OPTION,
 )
 def sample_charrnn(echo: Echo, prompt: str, seed: int | None, count: int, path: str | None, **how: Any) -> Any:
@@ -351,7 +327,7 @@ def list_datasets(echo: Echo, data_dir: str) -> Any:
     return report
 
 
-@command(datasets_group, "fetch", click.argument("name", type=click.Choice(NAMES)), DATA_DIR_OPTION)
+@command(datasets_group, "fetch", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
 def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     """Downloads the files of a data set that are missing, and checks their hashes."""
     from keras_examples.datasets import fetch
@@ -361,7 +337,7 @@ def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     return {"fetched": fetched}
 
 
-@command(datasets_group, "verify", click.argument("name", type=click.Choice(NAMES)), DATA_DIR_OPTION)
+@command(datasets_group, "verify", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
 def verify_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     """Reads a data set whole and compares its files with the published ones."""
     from keras_examples.datasets import verify

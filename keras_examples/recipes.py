@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
         build=models.char_lstm,
         task=NextCharacter(sequence_length=180),
         epochs=30,
-        learning_rate=0.01,
+        learning_rate=0.006,
         batch_size=64,
         clip_norm=0.5,
         validation_split=0,
