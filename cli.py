@@ -147,6 +147,9 @@ FIT_OPTIONS = (
     option("--augment/--no-augment", default=None, help="Shift (and flip photos) at random in training."),
     option("--limit", type=COUNT, metavar="N", help="Use the first N training samples."),
     option("--dry-run", is_flag=True, help="One batch, nothing saved."),
+    option(
+        "--accelerate/--no-accelerate", "accelerated", default=True, help="On torch, replay captured steps (default)."
+    ),
     option("--load", metavar="PATH", help="Start from these weights."),
     option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
 )

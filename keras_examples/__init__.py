@@ -27,6 +27,7 @@ _HOME = {
     "cifar_cnn": "models",
     "conv_autoencoder": "models",
     "char_lstm": "models",
+    "accelerate": "acceleration",
     "load_mnist": "datasets",
     "load_cifar10": "datasets",
     "load_text": "datasets",

@@ -31,7 +31,7 @@ def save_predictions(
     Raises:
         OSError: the file cannot be written.
     """
-    columns = min(len(x), 8)
+    columns = min(len(x), 10)
     rows = -(-len(x) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(1.3 * columns + 0.4, 1.55 * rows + 0.6), squeeze=False, layout="constrained"

@@ -31,6 +31,7 @@ def fit(
     seed: int = 0,
     limit: int | None = None,
     dry_run: bool = False,
+    accelerated: bool = True,
     load: str | Path | None = None,
     save: str | Path | None = None,
     echo: Callable[[str], None] = print,
@@ -49,6 +50,7 @@ def fit(
         seed: Seed of everything drawn at random, at least 0.
         limit: Number of training samples to use, at least 1, or None for all.
         dry_run: Whether to train and measure one batch only; nothing is saved unless `save` says where.
+        accelerated: Whether to replay captured steps on torch, instead of running stock Keras.
         load: Weights to start from.
         save: Where the weights go instead of `weights/<example>.weights.h5`.
         echo: Takes each line of the report.
@@ -104,6 +106,10 @@ def fit(
         loss=recipe.task.loss,
         metrics=list(recipe.task.metrics),
     )
+    if accelerated and keras.backend.backend() == "torch":
+        from keras_examples.acceleration import accelerate
+
+        accelerate(model)
     echo(
         f"{example} on {dataset.name} ({dataset.source} data), {device_of(model)}: {model.count_params():,} "
         f"parameters, {batches.num_samples:,} training samples, {recipe.epochs} epochs of {len(batches):,} steps"
@@ -217,11 +223,12 @@ class _Progress(keras.callbacks.Callback):
         self.batches.set_epoch(epoch)
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    # At the beginning of a step, since Keras reads the metrics off the device for whoever listens at its end.
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.steps += 1
         self.model.stop_training = self.stopped
 
-    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_test_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.model.stop_evaluating = self.stopped
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -86,6 +86,18 @@ def test_a_wide_input_is_the_same_function(kernel_calls):
     assert kernel_calls
 
 
+def test_a_wide_one_hot_input_is_the_same_function(kernel_calls):
+    characters = 4 * UNITS + 1
+    ids = np.random.default_rng(2).integers(characters, size=(BATCH, TIME), dtype=np.int32)
+    results = []
+    for layer in pair(characters, return_sequences=True, go_backwards=True):
+        outputs = layer(OneHot(characters)(ids))
+        values = [variable.value for variable in layer.trainable_variables]
+        results.append([outputs, *torch.autograd.grad(torch.sin(outputs).sum(), values)])
+    assert_same(*([tensor.detach().numpy() for tensor in result] for result in results))
+    assert kernel_calls
+
+
 def test_state_is_carried_and_reset():
     ours, stock = pair(return_sequences=True, return_state=True)
     stateful, _ = pair(return_sequences=True, return_state=True, stateful=True)

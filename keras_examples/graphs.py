@@ -1,0 +1,218 @@
+"""Steps recorded as flat graphs of torch operations, a few of them exchanged for faster ones that compute the same.
+
+`make_fx` runs a function once and writes down every operation that reaches torch's kernels, backward pass included.
+What is exchanged was chosen by measuring the models of this package; each exchange says what it saves.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+aten = torch.ops.aten
+
+NARROW = 16  # columns
+
+# Through torch's own binding each of these calls costs a microsecond less than through the operator that is recorded.
+DIRECT = (
+    "abs add addmm argmax div eq exp log mean mm mul neg permute pow relu sigmoid sqrt sub sum t tanh unsqueeze where"
+).split()
+
+
+def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[..., Any]:
+    """Runs a function once and returns a faster one that does the same without Keras, and nearly without Python.
+
+    Args:
+        step: A function of tensors that returns a flat list of tensors and has no other effect.
+        inputs: Its arguments: the recording holds for their shapes, types and strides.
+
+    Returns:
+        A function of such tensors. Random numbers are drawn anew at each call.
+
+    Raises:
+        Exception: What the step does depends on the values of its inputs, or torch cannot record it.
+    """
+    with torch.random.fork_rng():  # the recorded run must leave no trace, not even in the random numbers
+        module = make_fx(step, decomposition_table={aten.mm.default: _narrow_product})(*inputs)
+    graph = module.graph
+    graph.eliminate_dead_code()
+    _fold_constants(module)
+    for rewrite in (_give_bias_to_convolutions, _sum_instead_of_means, _call_directly):
+        graph.eliminate_dead_code()
+        rewrite(graph)
+    graph.eliminate_dead_code()
+    graph.set_codegen(torch.fx.graph.CodeGen())  # plain arguments instead of a pytree
+    module.recompile()
+    return module.forward
+
+
+class Substitutions(torch.overrides.TorchFunctionMode):
+    """What Keras asks of torch while a step is recorded, asked better."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_relu: dict[torch.Tensor, torch.Tensor] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        x: Any = args[0] if args else None
+        if function is torch.Tensor.contiguous and x.ndim >= 4:
+            # Keras keeps images (N, H, W, C) and copies them to and fro around each convolution and pooling. Its
+            # permuted view already is torch's channels-last format, in which CPU kernels are fastest: 6 times for
+            # pooling.
+            return x
+        if function is torch.nn.functional.one_hot:  # torch's own reads the largest index back, to check it
+            return (x.unsqueeze(-1) == torch.arange(args[1], device=x.device)).long()
+        if function is torch.nn.functional.cross_entropy and x.ndim == 3:  # (batch, classes, time), as Keras moves it
+            return _CrossEntropy.apply(x.movedim(1, -1), args[1])
+        if function is torch.nn.functional.max_pool2d and x in self.before_relu:
+            # The largest of four, rectified, is the largest of four rectified: a quarter of the work.
+            return torch.relu(function(self.before_relu[x], *args[1:], **(kwargs or {})))
+        result = function(*args, **(kwargs or {}))
+        if function is torch.nn.functional.relu:
+            self.before_relu[result] = x
+        elif function is torch.permute and x in self.before_relu:
+            self.before_relu[result] = function(self.before_relu[x], *args[1:])
+        return result
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of each character; its backward pass takes one buffer as large as the logits, torch's own three.
+
+    Logits are `(..., classes)`, targets `(...)` int64, the result `(...)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        normalizer = torch.logsumexp(logits, -1)
+        ctx.save_for_backward(logits, targets, normalizer)
+        return normalizer - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, normalizer = ctx.saved_tensors
+        softmax = (logits - normalizer.unsqueeze(-1)).exp_()
+        targets = targets.unsqueeze(-1)
+        softmax.scatter_add_(-1, targets, softmax.new_full((1,), -1.0).expand(targets.shape))
+        return softmax.mul_(gradient.unsqueeze(-1)), None
+
+
+def _narrow_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # Matrix products on CPU fall off a cliff below 16 columns; turned over, a head of 10 classes is 4 times faster.
+    if a.device.type == "cpu" and b.shape[1] < NARROW <= a.shape[0]:
+        return torch.mm(b.t(), a.t()).t().contiguous()
+    return NotImplemented
+
+
+def _fold_constants(module: torch.fx.GraphModule) -> None:
+    """Computes what depends on literals alone, and drops what changes nothing."""
+    literals = (aten.lift_fresh_copy.default, aten.scalar_tensor.default, aten.full.default, aten.arange.default)
+    constants: dict[torch.fx.Node, torch.Tensor] = {}
+
+    def constant(node: torch.fx.Node) -> Any:
+        return constants[node] if node in constants else getattr(module, str(node.target))
+
+    for node in list(module.graph.nodes):
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.target._schema.is_mutable and node.args[0] in constants:
+            raise ValueError(f"{node.target} changes a constant in place")
+        known = [i in constants for i in node.all_input_nodes]
+        if node.target in (aten.detach.default, aten.alias.default):
+            node.replace_all_uses_with(node.args[0])
+            continue
+        if node.target is aten.add.Tensor and _is_zero(constants.get(node.args[1])):
+            node.replace_all_uses_with(node.args[0])  # the offset of Rescaling
+            continue
+        if node.target is aten.ones_like.default and node.meta["val"].ndim == 0:  # the gradient of a loss
+            value = torch.ones((), dtype=node.meta["val"].dtype, device=node.meta["val"].device)
+        elif node.target in literals or (
+            known and all(known) and torch.Tag.nondeterministic_seeded not in node.target.tags
+        ):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), constant)
+            value = node.target(*args, **kwargs)
+        else:
+            continue
+        name = f"constant_{node.name}"
+        module.register_buffer(name, value)
+        with module.graph.inserting_before(node):
+            folded = module.graph.get_attr(name)
+        constants[folded] = value
+        node.replace_all_uses_with(folded)
+
+
+def _is_zero(value: torch.Tensor | None) -> bool:
+    return value is not None and value.ndim == 0 and not value.any()
+
+
+def _give_bias_to_convolutions(graph: torch.fx.Graph) -> None:
+    """Has a convolution add the bias that Keras adds afterwards, which is one pass over the images less."""
+    for add in graph.find_nodes(op="call_function", target=aten.add.Tensor):
+        permute, bias = add.args
+        if not (_is_call(permute, aten.permute.default) and _is_call(bias, aten.view.default)):
+            continue
+        convolution, shape = permute.args[0], bias.args[1]
+        if (
+            _is_call(convolution, aten.convolution.default)
+            and convolution.args[2] is None
+            and len(permute.users) == len(convolution.users) == 1
+            and all(size == 1 for size in shape[:-1])
+        ):
+            with graph.inserting_before(add):
+                vector = graph.call_function(torch.flatten, (bias,))
+                arguments = (*convolution.args[:2], vector, *convolution.args[3:])
+                biased = graph.call_function(convolution.target, arguments)
+                add.replace_all_uses_with(graph.call_function(permute.target, (biased, permute.args[1])))
+
+
+def _sum_instead_of_means(graph: torch.fx.Graph) -> None:
+    """Has a sum of means divide once: means over a few channels are slow."""
+    for total in graph.find_nodes(op="call_function", target=aten.sum.default):
+        values, count = total.args[0], 1
+        while _is_call(values, aten.mean.dim) and len(values.args) == 2 and not values.kwargs:
+            values, dimensions = values.args
+            count *= math.prod(values.meta["val"].shape[dimension] for dimension in dimensions)
+        if count > 1:
+            with graph.inserting_before(total):
+                whole = graph.call_function(total.target, (values,))
+                total.replace_all_uses_with(graph.call_function(aten.div.Scalar, (whole, count)))
+
+
+def _is_call(node: Any, target: Any) -> bool:
+    return isinstance(node, torch.fx.Node) and node.target is target
+
+
+def _call_directly(graph: torch.fx.Graph) -> None:
+    for node in graph.nodes:
+        name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
+        if name in DIRECT:
+            node.target = getattr(torch, name)
+        elif name in ("view", "_unsafe_view"):
+            node.target = torch.reshape
+        elif name == "_to_copy" and node.kwargs.keys() == {"dtype"}:
+            node.target = torch.Tensor.to
+
+
+def cuda_graph(graph: Callable[..., Any], values: list[torch.Tensor], batch: list[torch.Tensor]) -> Callable[..., Any]:
+    """Records the kernels of a recorded step on an NVIDIA GPU, so that a replay is a single launch.
+
+    Args:
+        graph: The step.
+        values: Its first arguments, which stay where they are.
+        batch: Its other arguments; later ones are copied over them.
+
+    Returns:
+        A function of the same arguments; its outputs are overwritten by the next call.
+    """
+    held = [tensor.clone() for tensor in batch]
+    recording = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recording):
+        outputs = graph(*values, *held)
+
+    def replay(*inputs: torch.Tensor) -> Any:
+        torch._foreach_copy_(held, list(inputs[len(values) :]))
+        recording.replay()
+        return outputs
+
+    return replay
