@@ -83,8 +83,8 @@ class ImageBatches(Batches):
         part = self.part(index)
         chosen = self.order[part]
         augmented = self.seed is not None and (self.shift or self.flip)
-        x = self.augmented(chosen, part) if augmented else self.x[chosen]
-        return (x, x / np.float32(255)) if self.y is None else (x, self.y[chosen])
+        x = self.augmented(chosen, part) if augmented else _rows(self.x, chosen)
+        return (x, x / np.float32(255)) if self.y is None else (x, _rows(self.y, chosen))
 
     def augmented(self, chosen: Any, part: slice) -> Any:
         last_row, last_column = len(self.rows) - 1, len(self.columns) - 1
@@ -128,3 +128,8 @@ class TextBatches(Batches):
 
 def _on_device(array: np.ndarray) -> Any:
     return keras.ops.convert_to_tensor(array) if keras.backend.backend() == "torch" else array
+
+
+def _rows(array: Any, chosen: Any) -> Any:
+    # On torch this takes a seventh of the time of indexing.
+    return array.index_select(0, chosen) if keras.backend.backend() == "torch" else array[chosen]

@@ -24,8 +24,7 @@ class Recipe:
         build: Builder of the model.
         task: What is learned from the data.
         epochs: Passes over the training data.
-        learning_rate: Peak of the schedule, which rises linearly over the first quarter of the run and then falls
-            to zero along a cosine.
+        learning_rate: Peak of the one-cycle schedule.
         batch_size: Samples a step.
         optimizer: `sgd`, `adam` or `adamw`.
         clip_norm: Largest norm of the whole gradient, or None.
@@ -57,7 +56,7 @@ RECIPES: dict[str, Recipe] = {
     "mnist-mlp": _mnist(build=models.mnist_mlp, epochs=20, learning_rate=0.004),
     "mnist-cnn": _mnist(build=models.mnist_cnn, epochs=10, learning_rate=0.002, augment=True),
     "cifar-dense": _cifar(
-        build=models.cifar_dense, task=Classification(), epochs=20, learning_rate=0.001, optimizer="adamw"
+        build=models.cifar_dense, task=Classification(), epochs=20, learning_rate=0.02, optimizer="sgd", shift=0
     ),
     "cifar-cnn": _cifar(build=models.cifar_cnn, task=Classification(), epochs=40, learning_rate=0.01),
     "autoencoder": _cifar(build=models.conv_autoencoder, task=Reconstruction(), epochs=40, learning_rate=0.01),
@@ -95,6 +94,30 @@ def build(example: str, sizes: dict[str, Any]) -> keras.Sequential:
     return builder(**sizes)
 
 
+@keras.saving.register_keras_serializable(package="keras_examples")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to its peak over the first quarter of the steps, then falls linearly to zero.
+
+    Args:
+        peak: Highest learning rate, more than 0.
+        steps: Steps of the whole run, at least 1.
+
+    Source: Smith and Topin 2018, "Super-Convergence".
+    """
+
+    def __init__(self, peak: float, steps: int):
+        self.peak, self.steps = peak, steps
+
+    def __call__(self, step: Any) -> Any:
+        # Keras's own schedules take a dozen operations on the device each step; Python's numbers cost nothing.
+        least = min if isinstance(step, (int, float)) else keras.ops.minimum
+        done = (step + 1) / (self.steps + 1)
+        return self.peak * least(4 * done, 4 / 3 * (1 - done))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "steps": self.steps}
+
+
 def optimizer(name: str, learning_rate: float, steps: int, clip_norm: float | None) -> keras.optimizers.Optimizer:
     """Makes the optimizer of a run, its learning rate on a one-cycle schedule.
 
@@ -104,13 +127,9 @@ def optimizer(name: str, learning_rate: float, steps: int, clip_norm: float | No
         steps: Steps of the whole run, at least 1.
         clip_norm: Largest norm of the whole gradient, or None.
     """
-    warmup = max(1, steps // 4)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 25, max(1, steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
-    )
     make = {
         "sgd": lambda **rest: keras.optimizers.SGD(momentum=0.9, nesterov=True, **rest),
         "adam": keras.optimizers.Adam,
         "adamw": lambda **rest: keras.optimizers.AdamW(weight_decay=0.05, **rest),
     }[name]
-    return make(learning_rate=schedule, global_clipnorm=clip_norm)
+    return make(learning_rate=OneCycle(learning_rate, steps), global_clipnorm=clip_norm)
