@@ -43,7 +43,7 @@ def classify(
     chosen = _choose(len(dataset.x_test), count, seed)
     x, y = dataset.x_test[chosen], dataset.y_test[chosen]
     predicted = model.predict(x, verbose=0).argmax(axis=1)
-    picture = Path(output_dir) / f"{example}{_suffix(dataset.source)}.png"
+    picture = Path(output_dir) / f"{weights.label(example, dataset.source)}.png"
     right = int((predicted == y).sum())
     title = f"{example} on {dataset.name} ({dataset.source}): {right} of {len(y)} right"
     plots.save_predictions(picture, x, y, predicted, dataset.class_names, title)
@@ -119,7 +119,7 @@ def reconstruct(
     x = dataset.x_test[_choose(len(dataset.x_test), count, seed)]
     output = model.predict(x, verbose=0)
     folder = Path(output_dir)
-    picture = folder / f"{example}{_suffix(dataset.source)}.png"
+    picture = folder / f"{weights.label(example, dataset.source)}.png"
     plots.save_reconstructions(picture, x, output, f"{example} on {dataset.name} ({dataset.source}): input over output")
     for index, (image, copy) in enumerate(zip(x, output)):
         plots.save_image(folder / f"input_{index}.png", image)
@@ -142,7 +142,3 @@ def _load(example: str, data: str, data_dir: str | Path, path: str | Path | None
 def _choose(available: int, count: int, seed: int | None) -> np.ndarray:
     count = min(count, available)
     return np.arange(count) if seed is None else np.random.default_rng(seed).choice(available, count, replace=False)
-
-
-def _suffix(source: str) -> str:
-    return "-synthetic" if source == "synthetic" else ""

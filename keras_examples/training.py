@@ -66,11 +66,11 @@ def fit(
         OSError: data that cannot be had, or weights that cannot be written.
     """
     recipe = replace(RECIPES[example], **changes)
-    if save:
-        weights.check_format(save)
     keras.utils.set_random_seed(seed)
     dataset = recipe.dataset(data=data, data_dir=data_dir)
     path = None if dry_run and not save else Path(save or weights.default_path(example, dataset.source))
+    if path:
+        weights.check_target(path)
     train, validation, test = recipe.task.split(dataset, recipe.validation_split)
     if limit:
         train = recipe.task.first(train, limit)

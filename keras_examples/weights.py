@@ -6,6 +6,7 @@ The only code that touches `weights/`. A file is written whole or not at all.
 import contextlib
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -22,16 +23,20 @@ FORMATS = (".weights.h5", ".keras")
 METADATA = "keras_examples"
 
 
+def label(example: str, source: str) -> str:
+    """What files of an example are called: its id, with `-synthetic` behind it if `source` is `synthetic`."""
+    return f"{example}-synthetic" if source == "synthetic" else example
+
+
 def default_path(example: str, source: str, folder: str | Path = "weights") -> Path:
-    """Where training leaves its weights: `<example>.weights.h5`, or `<example>-synthetic.weights.h5`.
+    """Where training leaves its weights.
 
     Args:
         example: Example id, such as `mnist-cnn`.
         source: `real` or `synthetic`: which data it was trained on.
         folder: Folder of the weights.
     """
-    suffix = "-synthetic" if source == "synthetic" else ""
-    return Path(folder) / f"{example}{suffix}.weights.h5"
+    return Path(folder) / f"{label(example, source)}.weights.h5"
 
 
 def find(
@@ -127,8 +132,21 @@ def write(path: str | Path, model: keras.Model, metadata: dict[str, Any]) -> Non
             temporary.write_bytes(content.getbuffer())
 
 
+def check_target(path: str | Path) -> None:
+    """Makes sure, before anything is computed, that `write` will know the format and may write there.
+
+    Raises:
+        ValueError: unknown format.
+        OSError: the folder, or where it would be made, is not writable.
+    """
+    check_format(path)
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise OSError(f"Cannot write to {folder}. Received: path={str(path)!r}. Choose a writable folder.")
+
+
 def check_format(path: str | Path) -> None:
-    """Raises ValueError unless the path ends in a format that `write` knows."""
+    """Raises ValueError unless the path ends in a format that weights are kept in."""
     if not str(path).endswith(FORMATS):
         raise ValueError(
             f"Unknown weights format. Received: path={str(path)!r}. Let the name end in {' or '.join(FORMATS)}."

@@ -121,6 +121,16 @@ def test_unknown_format_and_missing_file(tmp_path):
         weights.read(tmp_path / "missing.weights.h5", mnist_linear())
 
 
+def test_a_target_is_checked_before_training(tmp_path):
+    weights.check_target(tmp_path / "new" / "folder" / "model.keras")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Cannot write to .*file. Received: path="):
+        weights.check_target(tmp_path / "file" / "model.keras")
+    with pytest.raises(ValueError, match="Unknown weights format"):
+        weights.check_target(tmp_path / "model.pt")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.weights.h5"
     weights.write(path, mnist_linear(), {"example": "mnist-linear"})
