@@ -24,20 +24,36 @@ def option(*names: str, **how: Any) -> click.Option:
     return click.Option(names, **how)
 
 
+def finite(report: Any) -> Any:
+    """The report with None for numbers that JSON does not know."""
+    if isinstance(report, dict):
+        return {key: finite(value) for key, value in report.items()}
+    if isinstance(report, (list, tuple)):
+        return [finite(value) for value in report]
+    return None if isinstance(report, float) and not math.isfinite(report) else report
+
+
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not 0 < value < math.inf:
         raise click.BadParameter(f"{value} is not a finite number above 0.")
     return value
 
 
+def fraction(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 <= value < 1:  # also NaN, which FloatRange lets through
+        raise click.BadParameter(f"{value} is not in the range 0<=x<1.")
+    return value
+
+
 def widths(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    parts = value.split(",") if value else []
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers of at least 1, such as 128,64.")
+    parts = [] if value is None else value.split(",")
+    if not all(part.isascii() and part.isdecimal() and 0 < int(part) <= 65536 for part in parts):
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers from 1 to 65536, such as 128,64.")
     return tuple(map(int, parts)) or None
 
 
 COUNT = click.IntRange(min=1)
+PICTURES = click.IntRange(1, 100)
 SEED = click.IntRange(min=0, max=2**32 - 1)
 DATA_OPTIONS = (
     option(
@@ -79,7 +95,7 @@ def command(group: click.Group, name: str, *params: click.Parameter) -> Callable
                 with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
                     report = function(click.echo, **arguments)
                 if as_json:
-                    click.echo(json.dumps(report, allow_nan=False))
+                    click.echo(json.dumps(finite(report)))
                 if report and report.get("interrupted"):
                     sys.exit(130)
             except (click.ClickException, click.exceptions.Exit):
@@ -119,9 +135,9 @@ def main() -> None:
 HIDDEN_UNITS = option(
     "--hidden-units", metavar="N,N,…", callback=widths, help="Widths of the hidden layers, such as 128,64."
 )
-DROPOUT = option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Fraction of units dropped.")
-UNITS = option("--units", type=COUNT, help="Width of each LSTM layer.")
-LAYERS = option("--layers", type=COUNT, help="Number of LSTM layers.")
+DROPOUT = option("--dropout", type=float, callback=fraction, help="Fraction of units dropped.")
+UNITS = option("--units", type=click.IntRange(1, 65536), help="Width of each LSTM layer.")
+LAYERS = option("--layers", type=click.IntRange(1, 64), help="Number of LSTM layers.")
 TEXT = option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
 SIZES = ("hidden_units", "dropout", "units", "layers")
 RECIPE = ("epochs", "batch_size", "learning_rate", "optimizer", "augment", "validation_split")
@@ -141,7 +157,8 @@ FIT_OPTIONS = (
     SEED_OPTION,
     option(
         "--validation-split",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=float,
+        callback=fraction,
         help="Last fraction of the training data to validate on; 0 validates on the test data.",
     ),
     option("--augment/--no-augment", default=None, help="Shift (and flip photos) at random in training."),
@@ -219,7 +236,7 @@ def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
         group,
         "sample",
         arch_option(arches),
-        option("--count", type=COUNT, default=20, show_default=True, help="Test images to show."),
+        option("--count", type=PICTURES, default=20, show_default=True, help="Test images to show."),
         option("--image", metavar="PATH", help="Classify this picture instead."),
         SEED_OPTION,
         OUTPUT_OPTION,
@@ -256,7 +273,7 @@ charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.", UNI
 @command(
     autoencoder,
     "sample",
-    option("--count", type=COUNT, default=5, show_default=True, help="Test images to show."),
+    option("--count", type=PICTURES, default=5, show_default=True, help="Test images to show."),
     SEED_OPTION,
     OUTPUT_OPTION,
     WEIGHTS_OPTION,

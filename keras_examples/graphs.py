@@ -122,7 +122,11 @@ def _fold_constants(module: torch.fx.GraphModule) -> None:
         if node.target in (aten.detach.default, aten.alias.default):
             node.replace_all_uses_with(node.args[0])
             continue
-        if node.target is aten.add.Tensor and _is_zero(constants.get(node.args[1])):
+        if (
+            node.target is aten.add.Tensor
+            and _is_zero(constants.get(node.args[1]))
+            and node.args[0].meta["val"].dtype == node.meta["val"].dtype
+        ):
             node.replace_all_uses_with(node.args[0])  # the offset of Rescaling
             continue
         if node.target is aten.ones_like.default and node.meta["val"].ndim == 0:  # the gradient of a loss

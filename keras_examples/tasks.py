@@ -176,7 +176,7 @@ class NextCharacter:
         return ids[:kept], held_out if len(held_out) > self.sequence_length else test, test
 
     def first(self, arrays: Any, limit: int) -> Any:
-        return arrays[: limit * self.sequence_length + 1]
+        return arrays[: (limit + 1) * self.sequence_length]  # TextBatches keeps one window as slack
 
     def batches(
         self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import sys
 import threading
@@ -99,7 +100,8 @@ def fit(
     with _precision(precision):
         model = build(example, metadata["sizes"])
     if load:
-        weights.check_vocabulary(load, metadata["vocabulary"])
+        if vocabulary:
+            weights.check_vocabulary(load, vocabulary)
         weights.read(load, model)
     model.compile(
         optimizer=optimizer(recipe.optimizer, recipe.learning_rate, len(batches) * recipe.epochs, recipe.clip_norm),
@@ -123,17 +125,17 @@ def fit(
             epochs=recipe.epochs,
             shuffle=False,
             callbacks=[progress],
-            verbose=int(sys.stdout.isatty()),
+            verbose=int(_has_progress_bar()),
         ).history
-    seconds = time.perf_counter() - start
-    if progress.diverged:
-        raise ValueError(
-            "Training diverged: the loss is no longer finite. Received: learning rate "
-            f"{recipe.learning_rate}, optimizer {recipe.optimizer}. Nothing was saved: choose a smaller one."
-        )
-    metadata["epochs"] = progress.epochs
-    if path:
-        weights.write(path, model, metadata)  # before measuring, so that nothing is lost if that fails
+        seconds = time.perf_counter() - start
+        if progress.diverged:
+            raise ValueError(
+                "Training diverged: the loss is no longer finite. Received: learning rate "
+                f"{recipe.learning_rate}, optimizer {recipe.optimizer}. Nothing was saved: choose a smaller one."
+            )
+        metadata["epochs"] = progress.epochs
+        if path:
+            weights.write(path, model, metadata)  # before measuring, so that nothing is lost if that fails
     figures = recipe.task.measure(model, test)
     if path:
         weights.write(path, model, metadata | {"test": figures})
@@ -176,9 +178,9 @@ def evaluate(
     recipe = replace(RECIPES[example], **changes)
     dataset = recipe.dataset(data=data, data_dir=data_dir)
     path = weights.find(example, path, dataset.source)
-    vocabulary = recipe.task.vocabulary(dataset)
-    weights.check_vocabulary(path, vocabulary.characters if vocabulary else None)
     model, metadata = weights.restore(path, example)
+    if vocabulary := recipe.task.vocabulary(dataset):
+        weights.check_vocabulary(path, vocabulary)
     test = recipe.task.split(dataset, 0)[2]
     start = time.perf_counter()
     figures = recipe.task.measure(model, test)
@@ -214,8 +216,13 @@ class _Progress(keras.callbacks.Callback):
         self.batches = batches
         self.vocabulary = vocabulary
         self.echo = echo
-        self.steps = self.epochs = 0
+        self.steps = 0
         self.stopped = self.diverged = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs completed."""
+        return self.steps // len(self.batches)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if epoch:
@@ -234,10 +241,9 @@ class _Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = {} if logs is None else logs
         self.task.derive(logs)  # in place, so that progress bar and history have it too
-        self.epochs += not self.stopped
-        self.diverged = not math.isfinite(logs["loss"])
+        self.diverged = not all(map(math.isfinite, logs.values()))
         self.model.stop_training = self.stopped or self.diverged
-        if not sys.stdout.isatty():
+        if not _has_progress_bar():
             seconds = time.perf_counter() - self.start
             line = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
             self.echo(f"epoch {epoch + 1}/{self.params['epochs']}  {line}  {seconds:.1f} s")
@@ -246,8 +252,12 @@ class _Progress(keras.callbacks.Callback):
         self.show_preview()
 
     def show_preview(self) -> None:
-        if sys.stdout.isatty() and not self.diverged and (preview := self.task.preview(self.model, self.vocabulary)):
+        if _has_progress_bar() and not self.diverged and (preview := self.task.preview(self.model, self.vocabulary)):
             self.echo(f"{preview}\n")
+
+
+def _has_progress_bar() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # Keras's bar is coloured
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import keras
 
 from keras_examples.files import whole_file
 from keras_examples.recipes import build
+from keras_examples.vocabulary import Vocabulary
 
 FORMATS = (".weights.h5", ".keras")
 METADATA = "keras_examples"
@@ -80,24 +81,24 @@ def restore(path: str | Path, example: str) -> tuple[keras.Sequential, dict[str,
         FileNotFoundError: no such file.
         ValueError: not a weights file, or one of another example or architecture.
     """
-    metadata = read_metadata(path)
-    found = metadata.get("example", example)
+    metadata = {"example": example, "data": "unknown", "sizes": {}} | read_metadata(path)
+    found = metadata["example"]
     if found != example:
         raise ValueError(
             f"Weights of another architecture: they are of {found}, asked for {example}. Received: path={str(path)!r}. "
             f"Give the weights of {example}, or the command and --arch of {found}."
         )
-    model = build(example, metadata.get("sizes", {}))
+    model = build(example, metadata["sizes"])
     read(path, model)
     return model, metadata
 
 
-def check_vocabulary(path: str | Path, characters: str | None) -> None:
-    """Raises ValueError if a weights file was trained on other characters than these; None stands for no text."""
-    trained = read_metadata(path).get("vocabulary")
-    if trained != characters:
+def check_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
+    """Raises ValueError if a weights file was trained on other characters than these."""
+    trained = read_metadata(path).get("vocabulary") or ""
+    if trained != vocabulary.characters:
         raise ValueError(
-            f"Weights of another vocabulary: {len(trained or '')} characters, the text has {len(characters or '')}. "
+            f"Weights of another vocabulary: {len(trained)} characters, the text has {len(vocabulary)}. "
             f"Received: path={str(path)!r}. Give the text they were trained on."
         )
 
@@ -164,8 +165,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         text = text or file.attrs.get(METADATA, "{}")
     try:
         return dict(json.loads(text))
-    except ValueError as error:
-        raise ValueError(f"Damaged metadata in a weights file ({error}). Received: path={str(path)!r}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Damaged metadata in a weights file ({error}). Received: path={str(path)!r}. Give another file."
+        ) from error
 
 
 def read(path: str | Path, model: keras.Model) -> None:

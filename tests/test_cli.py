@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -58,6 +59,8 @@ def test_help_needs_neither_keras_nor_numpy():
         ("mnist --learning-rate 0", "0.0 is not a finite number above 0"),
         ("mnist --learning-rate inf", "inf is not a finite number above 0"),
         ("mnist --validation-split 1", "1.0 is not in the range 0<=x<1"),
+        ("mnist --validation-split nan", "nan is not in the range 0<=x<1"),
+        ("mnist --hidden-units ''", "'' is not a list of whole numbers"),
         ("mnist --arch transformer", "'transformer' is not one of 'linear', 'mlp', 'cnn'"),
         ("mnist --hidden-units 128,x", "'128,x' is not a list of whole numbers"),
         ("mnist --hidden-units 0", "'0' is not a list of whole numbers"),
@@ -234,6 +237,24 @@ def test_the_documented_command_in_a_process_of_its_own(tmp_path):
     lines = result.stdout.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("mnist-mlp on mnist (synthetic data)")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}], ids=["colour", "NO_COLOR"])
+def test_on_a_terminal_there_is_a_progress_bar_and_no_colour_where_none_is_wanted(tmp_path, no_color):
+    import pty
+
+    ours, theirs = pty.openpty()
+    arguments = [sys.executable, str(ROOT / "cli.py"), *"mnist --data synthetic --epochs 2 --limit 256".split()]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=theirs, stderr=theirs, env=os.environ | no_color)
+    os.close(theirs)
+    output = b""
+    with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+        while part := os.read(ours, 4096):
+            output += part
+    assert process.wait() == 0
+    assert (b"\x1b[" in output) == (not no_color)
+    assert (b"Epoch 2/2" in output) == (not no_color)
 
 
 def test_ctrl_c_saves_what_was_trained(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_examples import weights
+from keras_examples.recipes import RECIPES
 from keras_examples.training import evaluate, fit
 
 QUICK = {"data": "synthetic", "limit": 1000, "epochs": 1}
@@ -62,9 +63,10 @@ def test_training_goes_on_from_loaded_weights():
     assert second["accuracy"] == pytest.approx(first["accuracy"], abs=0.01)
 
 
-def test_a_dry_run_is_one_batch_and_saves_nothing(tmp_path):
-    report = fit("mnist-linear", data="synthetic", dry_run=True, **silent)
-    assert (report["samples"], report["epochs"], report["weights"]) == (128, 1, None)
+@pytest.mark.parametrize("example", RECIPES)
+def test_a_dry_run_is_one_batch_and_saves_nothing(tmp_path, example):
+    report = fit(example, data="synthetic", dry_run=True, **silent)
+    assert (report["samples"], report["epochs"], report["weights"]) == (RECIPES[example].batch_size, 1, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -82,6 +84,12 @@ def test_a_batch_larger_than_the_set():
 def test_divergence_is_said_and_saves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"Training diverged: .* Received: learning rate 1e\+30"):
         fit("mnist-mlp", data="synthetic", epochs=3, learning_rate=1e30, optimizer="sgd", **silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="Training diverged"):
+        fit("mnist-mlp", data="synthetic", epochs=1, limit=128, learning_rate=1e38, optimizer="sgd", **silent)
     assert not list(tmp_path.iterdir())
 
 

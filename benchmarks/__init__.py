@@ -1,0 +1,1 @@
+"""Our models and their peers, side by side: `python -m benchmarks`."""

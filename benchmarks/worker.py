@@ -1,0 +1,101 @@
+"""One peer at one job in a process of its own: for each line on standard input, one measurement on standard output."""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import loading
+from benchmarks.workloads import WORKLOADS, Workload
+
+LENGTH = 2000  # characters of a sample
+
+
+def measurement(peer: str, job: str, *arguments: str) -> Callable[[], float]:
+    """Does a job once, untimed: captures, compiles, caches files, takes memory. Returns what measures it."""
+    match job:
+        case "step":
+            workload = WORKLOADS[arguments[0]]
+            epoch = training(peer, workload, arguments[1])
+            return timed(epoch, lambda seconds: seconds / workload.steps * 1e3)
+        case "sample":
+            return timed(sampler(peer), lambda seconds: LENGTH / seconds)
+        case "cifar10":
+            read = loading.read_ours if peer == "ours" else loading.read_numpy
+            return timed(lambda: read(*arguments), lambda seconds: seconds * 1e3)
+        case "corpus":
+            return timed(lambda: loading.read_corpus(*arguments), lambda seconds: seconds)
+        case "cifar10-peak":
+            read = loading.read_ours if peer == "ours" else loading.read_numpy
+            size = sum(array.nbytes for array in read(*arguments))
+            return lambda: peak() / size
+        case "fit-peak":
+            example, corpus = arguments
+            if example == "corpus":
+                loading.fit_corpus(corpus)
+            else:
+                epoch = training(peer, replace(WORKLOADS[example], steps=3), "float32")
+                epoch()
+                epoch()
+            return lambda: peak() / 1e6
+    raise ValueError(job)
+
+
+def timed(work: Callable[[], object], figure: Callable[[float], float]) -> Callable[[], float]:
+    def measure() -> float:
+        start = time.perf_counter()
+        work()
+        return figure(time.perf_counter() - start)
+
+    work()
+    return measure
+
+
+def peak() -> int:
+    """The most bytes that this process has had resident."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux ru_maxrss would count what the parent had before this program was loaded
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def training(peer: str, workload: Workload, precision: str) -> Callable[[], object]:
+    """A function that trains one epoch."""
+    if peer.startswith("pytorch"):
+        from benchmarks import pytorch_peer
+
+        return pytorch_peer.epoch(workload, precision, compiled=peer == "pytorch-compile")
+    from benchmarks import keras_peer
+
+    warnings.filterwarnings("error", message=".*not accelerated.*")
+    ours = peer.startswith("ours")
+    return keras_peer.epoch(workload, "float32" if peer == "ours-float32" else precision, accelerated=ours)
+
+
+def sampler(peer: str) -> Callable[[], object]:
+    """A function that draws a text."""
+    characters = "".join(map(chr, range(32, 32 + WORKLOADS["charrnn"].classes)))
+    if peer == "ours":
+        from keras_examples import Vocabulary, char_lstm, generate
+
+        model = char_lstm(len(characters))
+        return lambda: "".join(generate(model, Vocabulary(characters), "", LENGTH, seed=0))
+    import torch
+
+    from benchmarks import pytorch_peer
+
+    if peer == "pytorch-1-thread":
+        torch.set_num_threads(1)
+    by_hand = pytorch_peer.CharLSTM(len(characters))
+    return lambda: pytorch_peer.sample(by_hand, characters, LENGTH)
+
+
+if __name__ == "__main__":
+    measure = measurement(*sys.argv[1:])
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(measure(), flush=True)
