@@ -4,8 +4,8 @@ The architecture is the source's; the recipe is ours. Adding an example is one b
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ class Recipe:
         shift: Largest random shift in pixels when augmenting.
         flip: Whether augmenting mirrors half of the images.
         validation_split: Fraction of the training data kept for validation; 0 validates on the test data.
+        sizes: Arguments for the builder other than its defaults.
     """
 
     dataset: Callable[..., Any]
@@ -46,6 +47,7 @@ class Recipe:
     shift: int = 0
     flip: bool = False
     validation_split: float = 0.05
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
 
 _mnist = partial(Recipe, dataset=datasets.load_mnist, task=Classification(), shift=2)
@@ -64,9 +66,10 @@ RECIPES: dict[str, Recipe] = {
         dataset=datasets.load_text,
         build=models.char_lstm,
         task=NextCharacter(sequence_length=180),
-        epochs=30,
-        learning_rate=0.006,
-        batch_size=64,
+        sizes={"dropout": 0.25},
+        epochs=20,
+        learning_rate=0.01,
+        batch_size=32,
         clip_norm=0.5,
         validation_split=0,
     ),

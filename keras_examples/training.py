@@ -89,7 +89,7 @@ def fit(
     vocabulary = recipe.task.vocabulary(dataset)
     metadata = {
         "example": example,
-        "sizes": dict(sizes or {}) | ({"vocabulary_size": len(vocabulary)} if vocabulary else {}),
+        "sizes": {**recipe.sizes, **(sizes or {}), **({"vocabulary_size": len(vocabulary)} if vocabulary else {})},
         "vocabulary": vocabulary.characters if vocabulary else None,
         "data": dataset.source,
         "dataset": dataset.name,
