@@ -54,13 +54,14 @@ def read_corpus(path: str) -> None:
 
 def fit_corpus(path: str) -> None:
     """Trains six steps by the default recipe, validates and measures."""
+    from keras_examples.recipes import RECIPES
     from keras_examples.training import fit
 
     fit(
         "charrnn",
         dataset=partial(load_text, path),
         epochs=1,
-        limit=6 * 64 + 1,  # windows; one is given up to the random phase
+        limit=6 * RECIPES["charrnn"].batch_size,  # windows
         save=Path(path).with_name("corpus.weights.h5"),
         echo=lambda line: None,
     )
