@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_examples import datasets, models
+from keras_examples.optimizers import CentredAdam, CentredSGD, OneCycle
 from keras_examples.tasks import Classification, NextCharacter, Reconstruction, Task
 
 
@@ -28,6 +29,7 @@ class Recipe:
         batch_size: Samples a step.
         optimizer: `sgd`, `adam` or `adamw`.
         clip_norm: Largest norm of the whole gradient, or None.
+        centre: Brightness, 0–1, that counts as zero in the steps of the first layer, see `optimizers.Centred`.
         augment: Whether to shift and flip by default.
         shift: Largest random shift in pixels when augmenting.
         flip: Whether augmenting mirrors half of the images.
@@ -43,6 +45,7 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adam"
     clip_norm: float | None = None
+    centre: float = 0.0
     augment: bool = False
     shift: int = 0
     flip: bool = False
@@ -97,31 +100,9 @@ def build(example: str, sizes: dict[str, Any]) -> keras.Sequential:
     return builder(**sizes)
 
 
-@keras.saving.register_keras_serializable(package="keras_examples")
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to its peak over the first quarter of the steps, then falls linearly to zero.
-
-    Args:
-        peak: Highest learning rate, more than 0.
-        steps: Steps of the whole run, at least 1.
-
-    Source: Smith and Topin 2018, "Super-Convergence".
-    """
-
-    def __init__(self, peak: float, steps: int):
-        self.peak, self.steps = peak, steps
-
-    def __call__(self, step: Any) -> Any:
-        # Keras's own schedules take a dozen operations on the device each step; Python's numbers cost nothing.
-        least = min if isinstance(step, (int, float)) else keras.ops.minimum
-        done = (step + 1) / (self.steps + 1)
-        return self.peak * least(4 * done, 4 / 3 * (1 - done))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "steps": self.steps}
-
-
-def optimizer(name: str, learning_rate: float, steps: int, clip_norm: float | None) -> keras.optimizers.Optimizer:
+def optimizer(
+    name: str, learning_rate: float, steps: int, clip_norm: float | None, centre: float
+) -> keras.optimizers.Optimizer:
     """Makes the optimizer of a run, its learning rate on a one-cycle schedule.
 
     Args:
@@ -129,10 +110,11 @@ def optimizer(name: str, learning_rate: float, steps: int, clip_norm: float | No
         learning_rate: Peak learning rate, more than 0.
         steps: Steps of the whole run, at least 1.
         clip_norm: Largest norm of the whole gradient, or None.
+        centre: Brightness that counts as zero in the steps of the first layer, 0–1, see `Centred`.
     """
     make = {
-        "sgd": lambda **rest: keras.optimizers.SGD(momentum=0.9, nesterov=True, **rest),
-        "adam": keras.optimizers.Adam,
-        "adamw": lambda **rest: keras.optimizers.AdamW(weight_decay=0.05, **rest),
+        "sgd": lambda **rest: CentredSGD(momentum=0.9, nesterov=True, **rest),
+        "adam": CentredAdam,
+        "adamw": lambda **rest: CentredAdam(weight_decay=0.05, **rest),
     }[name]
-    return make(learning_rate=OneCycle(learning_rate, steps), global_clipnorm=clip_norm)
+    return make(learning_rate=OneCycle(learning_rate, steps), global_clipnorm=clip_norm, centre=centre)

@@ -104,7 +104,9 @@ def fit(
             weights.check_vocabulary(load, vocabulary)
         weights.read(load, model)
     model.compile(
-        optimizer=optimizer(recipe.optimizer, recipe.learning_rate, len(batches) * recipe.epochs, recipe.clip_norm),
+        optimizer=optimizer(
+            recipe.optimizer, recipe.learning_rate, len(batches) * recipe.epochs, recipe.clip_norm, recipe.centre
+        ),
         loss=recipe.task.loss,
         metrics=list(recipe.task.metrics),
     )

@@ -9,6 +9,7 @@ import torch
 
 import keras_examples
 from keras_examples.acceleration import accelerate
+from keras_examples.optimizers import CentredAdam, CentredSGD
 
 MODELS = ["mnist_linear", "mnist_mlp", "mnist_cnn", "cifar_dense", "cifar_cnn", "conv_autoencoder", "char_lstm"]
 RNG = np.random.default_rng(0)
@@ -108,7 +109,12 @@ OPTIMIZERS = {
     "adamw, schedule": lambda: keras.optimizers.AdamW(schedule(), weight_decay=0.1),
     "adamw, not on biases": adamw_without_bias,
     "sgd": lambda: keras.optimizers.SGD(0.1),
+    "sgd, momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "sgd, clip, weight decay": lambda: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.01, weight_decay=0.1),
+    "sgd, no step": lambda: keras.optimizers.SGD(0.0, momentum=0.9),
     "sgd, nesterov, schedule": lambda: keras.optimizers.SGD(schedule(), momentum=0.9, nesterov=True),
+    "sgd, centred": lambda: CentredSGD(schedule(), momentum=0.9, nesterov=True, centre=0.5),
+    "adam, centred": lambda: CentredAdam(0.01, centre=0.5),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
     "nadam": lambda: keras.optimizers.Nadam(0.01),
     "lion": lambda: keras.optimizers.Lion(0.01),

@@ -12,7 +12,8 @@ import keras_examples
 
 PACKAGE = Path(keras_examples.__file__).parent
 ORDER = [
-    ["files", "graphs", "updates"],
+    ["files", "graphs", "optimizers"],
+    ["updates"],
     ["acceleration", "downloads", "synthetic", "readers", "devices", "reports", "vocabulary", "layers", "images"],
     ["datasets", "models", "generation", "plots"],
     ["batches"],

@@ -1,0 +1,71 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_examples.optimizers import CentredAdam, CentredSGD, OneCycle
+
+
+def test_one_cycle_rises_for_a_quarter_and_falls_to_zero():
+    rates = [OneCycle(0.1, 400)(step) for step in range(400)]
+    assert np.argmax(rates) in (99, 100)
+    assert max(rates) == pytest.approx(0.1, rel=0.01)
+    assert 0 < rates[0] < 0.002
+    assert 0 < rates[-1] < 0.001
+    assert np.diff(rates[:99]).min() > 0 > np.diff(rates[101:]).max()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 400])
+def test_one_cycle_is_the_same_for_numbers_and_for_tensors(steps):
+    schedule = OneCycle(0.1, steps)
+    for step in range(steps):
+        on_device = schedule(keras.ops.convert_to_tensor(step))
+        assert float(on_device) == pytest.approx(schedule(step), rel=1e-5, abs=1e-7)
+        assert schedule(step) > 0
+
+
+def twin(offset, optimizer):
+    """A model that takes `offset` off its input, and one that does not but computes the same."""
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Rescaling(1.0, offset=offset),
+            keras.layers.Dense(5, activation="relu", name="first"),
+            keras.layers.Dense(3),
+        ]
+    )
+    generator = np.random.default_rng(0)
+    kernel, bias, *rest = (generator.normal(size=w.shape) for w in model.get_weights())
+    model.set_weights([kernel, bias - offset * kernel.sum(axis=0), *rest])
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("kind", [CentredSGD, CentredAdam])
+def test_centred_steps_are_those_of_a_model_with_centred_input(kind, accelerated):
+    from keras_examples.acceleration import accelerate
+
+    x = np.random.default_rng(1).uniform(0, 1, (64, 6)).astype("float32")
+    y = np.random.default_rng(2).integers(0, 3, 64)
+    centred_input = twin(-0.5, kind(0.05))
+    centred_steps = twin(0.0, kind(0.05, centre=0.5))
+    losses = []
+    for model in (centred_input, centred_steps):
+        if accelerated:
+            accelerate(model)
+        losses.append(model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert losses[0][-1] < losses[0][0]
+    outputs = [model.predict(x, verbose=0) for model in (centred_input, centred_steps)]
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+
+
+def test_a_centred_step_changes_a_convolution_by_what_its_bias_takes_back():
+    model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 2), keras.layers.Flatten()])
+    optimizer = CentredSGD(0.1, centre=0.25)
+    optimizer.build(model.trainable_variables)
+    constant = np.full((1, 4, 4, 2), 0.25, "float32")
+    before = keras.ops.convert_to_numpy(model(constant))
+    kernel = keras.random.normal(model.trainable_variables[0].shape, seed=0)
+    optimizer.apply([kernel, keras.ops.zeros(3)], model.trainable_variables)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(constant)), before, atol=1e-5)
