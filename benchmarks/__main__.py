@@ -1,7 +1,9 @@
 """Our models and their peers, side by side, on this machine, in one run.
 
 \b
-python -m benchmarks throughput --examples mnist-linear,charrnn --peers ours,pytorch
+python -m benchmarks throughput --examples mnist-linear,charrnn --peers ours,pytorch --plot chart.png
+python -m benchmarks startup
+python -m benchmarks growth
 python -m benchmarks sampling
 python -m benchmarks loading
 python -m benchmarks memory --json memory.json
@@ -26,20 +28,21 @@ from typing import Any
 
 import click
 
-from benchmarks.contest import BACKENDS, alternate, repeat
+from benchmarks.contest import alternate, by_figure, repeat
 from benchmarks.workloads import WORKLOADS
+from keras_examples.files import whole_file
 
 PEERS = ["ours", "keras-torch", "keras-jax", "keras-tensorflow", "pytorch", "pytorch-compile"]
 CORPUS = "corpus"
 
 
-def _names(option: str, known: list[str], text: str) -> Callable[[Any], Any]:
+def _names(option: str, known: list[str], text: str, default: str | None = None) -> Callable[[Any], Any]:
     def chosen(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
         if unknown := set(value.split(",")) - set(known):
             raise click.BadParameter(f"Received: {', '.join(sorted(unknown))}. Choose from {', '.join(known)}.")
         return value.split(",")
 
-    return click.option(option, default=",".join(known), show_default=True, callback=chosen, help=text)
+    return click.option(option, default=default or ",".join(known), show_default=True, callback=chosen, help=text)
 
 
 def _rounds(default: int) -> Callable[[Any], Any]:
@@ -60,16 +63,54 @@ def main() -> None:
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @_rounds(5)
 @_json
-def throughput(examples: list[str], peers: list[str], precision: str, rounds: int, path: str | None) -> None:
+@click.option("--plot", type=click.Path(dir_okay=False), help="Where to draw a chart (PNG).")
+def throughput(
+    examples: list[str], peers: list[str], precision: str, rounds: int, path: str | None, plot: str | None
+) -> None:
     """Milliseconds a training step: batches of 128 (charrnn: 64 × 180), Adam, loss and metric kept.
 
-    In bfloat16 our float32 step is measured too.
+    In bfloat16 our float32 step is measured too. `limit` is what the step's matrix products and convolutions would
+    take at the speed of one large matrix product, measured in turn with the peers.
     """
-    against = ["pytorch", "best"]
+    if plot and "pytorch" not in peers:
+        raise click.UsageError(f"--plot shows times over pytorch's. Received: --peers {','.join(peers)}. Add pytorch.")
+    against = ["pytorch", "best", "limit"]
     if precision == "bfloat16":
         peers, against = [*peers, "ours-float32"], ["ours-float32", *against]
+    peers = [*peers, "limit"]
     rows = ((example, alternate(["step", example, precision], peers, rounds)) for example in examples)
-    _report(f"ms a step, {precision}", peers, against, rows, rounds, path)
+    values, about = _report(f"ms a step, {precision}", peers, against, rows, rounds, path)
+    if plot:
+        from benchmarks.chart import draw
+
+        draw(plot, f"Training step, {precision}", values, about)
+
+
+@main.command()
+@_names("--peers", PEERS, "Whom to compare.")
+@click.option("--data-dir", default="datasets", show_default=True, help="Where the MNIST files are.")
+@_rounds(5)
+@_json
+def startup(peers: list[str], data_dir: str, rounds: int, path: str | None) -> None:
+    """Seconds of `cli.py mnist --arch cnn --epochs 1`: imports, data, capture or compilation, training, test, saving.
+
+    PyTorch by hand is benchmarks/pytorch_script.py.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        turns = alternate(["startup", data_dir, folder], peers, rounds)
+    rows = by_figure(["s to the end of the epoch", "s to exit"], turns)
+    _report("mnist-cnn from process start", peers, ["pytorch", "best"], rows, rounds, path)
+
+
+@main.command()
+@_names("--peers", PEERS[:4], "Whom to compare.", "ours,keras-torch")
+@_rounds(3)
+@_json
+def growth(peers: list[str], rounds: int, path: str | None) -> None:
+    """Whether steps slow down or memory grows in 10,000 steps of mnist-linear, and what 10 times the data costs."""
+    names = ["ms a step, first 1,000", "ms a step, last 1,000", "peak MB, first 1,000", "peak MB, last 1,000"]
+    rows = by_figure([*names, "time for 10 times the data / for 1"], repeat(["growth"], peers, rounds))
+    _report("mnist-linear", peers, [], rows, rounds, path)
 
 
 @main.command()
@@ -103,19 +144,18 @@ def loading(data_dir: str, rounds: int, path: str | None) -> None:
 
 @main.command()
 @_names("--examples", [*WORKLOADS, CORPUS], f"Example ids, or {CORPUS}.")
+@_names("--peers", PEERS, "Whom to compare.", "ours,keras-torch")
 @_rounds(3)
 @_json
-def memory(examples: list[str], rounds: int, path: str | None) -> None:
-    """Peak resident megabytes of a process that fits a few steps: ours against stock Keras on torch.
+def memory(examples: list[str], peers: list[str], rounds: int, path: str | None) -> None:
+    """Peak resident megabytes of a process that fits a few steps.
 
     `corpus` is charrnn's default recipe on 10 MB of text with 5,000 distinct characters: six steps, then validated
     and measured on the last tenth; and the seconds from that file to ids.
     """
     from benchmarks.loading import write_corpus
 
-    peers = ["ours", "keras-torch"]
-
-    def rows(file: str) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    def rows(file: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in examples:
             yield name, repeat(["fit-peak", name, file], ["ours"] if name == CORPUS else peers, rounds)
         if CORPUS in examples:
@@ -130,39 +170,43 @@ def _report(
     title: str,
     peers: list[str],
     against: list[str],
-    rows: Iterable[tuple[str, dict[str, list[float]]]],
+    rows: Iterable[tuple[str, dict[str, Any]]],
     rounds: int,
     path: str | None,
     better: Callable[..., float] = min,
-) -> None:
+) -> tuple[dict[str, dict[str, Any]], str]:
     """Prints medians and ours over those `against`, a row as soon as it is measured, and a line about the machine.
 
-    `best` is the best median that is not ours.
+    `best` is the best median of a peer, ours left out. Returns all measurements and that line.
     """
     heads = [title, *peers, *(f"ours / {peer}" for peer in against)]
     click.echo("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
     values = {}
     for name, values[name] in rows:
-        medians = {peer: statistics.median(turns) for peer, turns in values[name].items() if turns}
-        others = [median for peer, median in medians.items() if not peer.startswith("ours")]
+        medians = {peer: statistics.median(turns) for peer, turns in values[name].items() if not isinstance(turns, str)}
+        others = [median for peer, median in medians.items() if not peer.startswith(("ours", "limit"))]
         medians["best"] = better(others, default=math.nan)
-        cells = [_cell(peer, values[name], medians) for peer in peers]
+        cells = [_cell(medians[peer]) if peer in medians else values[name].get(peer, "–") for peer in peers]
         ratios = [medians.get("ours", math.nan) / medians.get(peer, math.nan) for peer in against]
         cells += [f"{ratio:.2f}".replace("nan", "–") for ratio in ratios]
-        click.echo(f"| {name} | " + " | ".join(cells) + " |")
+        click.echo(f"| {name} | " + " | ".join(cell.split(":")[0] for cell in cells) + " |")
     about = _machine() | {"rounds": rounds}
-    click.echo("\n" + ", ".join(f"{name} {value}" for name, value in about.items()))
+    line = ", ".join(f"{name} {value}" for name, value in about.items())
+    click.echo()
+    for name, row in values.items():
+        for peer, why in row.items():
+            if str(why).startswith("failed"):
+                click.echo(f"{name}, {peer} {why}")
+    click.echo(line)
     if path:
         report = {"measured": title, "about": about, "values": values}
-        Path(path).write_text(json.dumps(report, indent=1) + "\n")
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+    return values, line
 
 
-def _cell(peer: str, measured: dict[str, list[float]], medians: dict[str, float]) -> str:
-    if peer in medians:
-        return f"{medians[peer]:,.0f}" if medians[peer] >= 100 else f"{medians[peer]:.3g}"
-    if not find_spec(BACKENDS.get(peer, "torch")):
-        return "not installed"
-    return "failed" if peer in measured else "–"
+def _cell(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _machine() -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Peers that take turns, each in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
+from typing import Any
 
 BACKENDS = {"keras-jax": "jax", "keras-tensorflow": "tensorflow"}  # and the packages needed; others run on torch
 
 
-def alternate(job: list[str], peers: list[str], rounds: int) -> dict[str, list[float]]:
+def alternate(job: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
     """Measures each peer once a round.
 
     Args:
@@ -18,39 +20,54 @@ def alternate(job: list[str], peers: list[str], rounds: int) -> dict[str, list[f
         rounds: How often.
 
     Returns:
-        The measurements of each peer that is installed; none of one that fails, which says why on standard error.
+        The list of each peer's measurements, or why there are none: `not installed`, or `failed: …`.
     """
     workers = {}
-    measured: dict[str, list[float]] = {}
+    measured: dict[str, Any] = {}
     with ExitStack() as stack:
         for peer in peers:  # one after the other, so that none warms up while another does
             backend = BACKENDS.get(peer, "torch")
             if not find_spec(backend):
+                measured[peer] = "not installed"
                 continue
-            worker = subprocess.Popen(
+            workers[peer] = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", peer, *job],
                 env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            stack.enter_context(worker)
-            assert worker.stdin
-            assert worker.stdout
-            measured[peer] = []
-            if worker.stdout.readline() == "ready\n":
-                workers[peer] = worker.stdin, worker.stdout
+            stack.enter_context(workers[peer])
+            measured[peer] = _answer(workers[peer])  # an empty list, once it is ready
         for _ in range(rounds):
-            for peer, (stdin, stdout) in workers.items():
-                print(file=stdin, flush=True)
-                measured[peer].append(float(stdout.readline()))
+            for peer, worker in workers.items():
+                if isinstance(measured[peer], str):
+                    continue
+                print(file=worker.stdin, flush=True)
+                answer = _answer(worker)
+                measured[peer] = answer if isinstance(answer, str) else [*measured[peer], answer]
     return measured
 
 
-def repeat(job: list[str], peers: list[str], rounds: int) -> dict[str, list[float]]:
+def _answer(worker: subprocess.Popen[str]) -> Any:
+    assert worker.stdout
+    line = worker.stdout.readline()
+    return json.loads(line) if line else f"failed: ended with status {worker.wait()}"
+
+
+def repeat(job: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
     """Does the same in new processes each round, for what can be measured only once in each."""
-    measured: dict[str, list[float]] = {}
+    measured: dict[str, Any] = {peer: [] for peer in peers}
     for peer in peers * rounds:
-        for values in alternate(job, [peer], 1).values():
-            measured.setdefault(peer, []).extend(values)
+        if not isinstance(measured[peer], str):
+            answers = alternate(job, [peer], 1)[peer]
+            measured[peer] = answers if isinstance(answers, str) else measured[peer] + answers
     return measured
+
+
+def by_figure(names: list[str], measured: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Splits measurements that are lists of figures into one row for each figure."""
+    return [
+        (name, {peer: got if isinstance(got, str) else [turn[i] for turn in got] for peer, got in measured.items()})
+        for i, name in enumerate(names)
+    ]

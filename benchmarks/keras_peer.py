@@ -12,8 +12,8 @@ from keras_examples import models
 from keras_examples.batches import ImageBatches, TextBatches
 
 
-def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[[], None]:
-    """Builds the model; returns a function that trains one epoch."""
+def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[..., None]:
+    """Builds the model; returns a function that trains an epoch, or several in one `fit`, `mark` called after each."""
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else precision)
     text = workload.builder == "char_lstm"
     with nullcontext() if accelerated else patch.object(models, "LSTM", keras.layers.LSTM):
@@ -33,8 +33,9 @@ def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[[],
     )
     number = itertools.count()
 
-    def run() -> None:
+    def run(epochs: int = 1, mark: Callable[[], None] = lambda: None) -> None:
         batches.set_epoch(next(number))
-        model.fit(batches, shuffle=False, verbose=0)
+        marker = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: mark())
+        model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[marker])
 
     return run

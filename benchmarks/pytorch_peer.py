@@ -1,10 +1,12 @@
 """The same models and work in PyTorch by hand: fused Adam, data on the device, metrics kept there."""
 
+import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.workloads import Workload
 
@@ -104,5 +106,25 @@ def epoch(workload: Workload, precision: str, compiled: bool) -> Callable[[], fl
             optimizer.step()
             totals += torch.stack([loss.detach(), metric]) * len(chosen)
         return totals[0].item() / len(x)
+
+    return run
+
+
+def limit(workload: Workload, precision: str) -> Callable[[], float]:
+    """Counts a step's operations; returns a function that measures the milliseconds of as many in a matrix product."""
+    with torch.device("meta"):  # where nothing is computed, and no kernel of the LSTM's own hides its products
+        model, x = build(workload), torch.empty((workload.batch_size, *workload.input_shape), dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        model(x).sum().backward()
+    device, side = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    matrix = torch.rand(side, side, dtype=getattr(torch, precision), device=device)
+
+    def product() -> float:
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)[0, 0].item()  # which waits for the device
+        return time.perf_counter() - start
+
+    def run() -> float:
+        return counter.get_total_flops() / (2 * side**3) * min(product() for _ in range(5)) * 1e3
 
     return run

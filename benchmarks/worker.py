@@ -1,5 +1,10 @@
-"""One peer at one job in a process of its own: for each line on standard input, one measurement on standard output."""
+"""One peer at one job in a process of its own: for each line on standard input, one measurement on standard output.
 
+An empty list says that it is ready, and a string why it cannot go on.
+"""
+
+import json
+import subprocess
 import sys
 import time
 import warnings
@@ -13,13 +18,22 @@ from benchmarks.workloads import WORKLOADS, Workload
 LENGTH = 2000  # characters of a sample
 
 
-def measurement(peer: str, job: str, *arguments: str) -> Callable[[], float]:
+def measurement(peer: str, job: str, *arguments: str) -> Callable[[], float | list[float]]:
     """Does a job once, untimed: captures, compiles, caches files, takes memory. Returns what measures it."""
     match job:
         case "step":
             workload = WORKLOADS[arguments[0]]
+            if peer == "limit":
+                from benchmarks import pytorch_peer
+
+                return pytorch_peer.limit(workload, arguments[1])
             epoch = training(peer, workload, arguments[1])
             return timed(epoch, lambda seconds: seconds / workload.steps * 1e3)
+        case "startup":
+            startup(peer, *arguments)
+            return lambda: startup(peer, *arguments)
+        case "growth":
+            return lambda: growth(peer)
         case "sample":
             return timed(sampler(peer), lambda seconds: LENGTH / seconds)
         case "cifar10":
@@ -63,7 +77,40 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def training(peer: str, workload: Workload, precision: str) -> Callable[[], object]:
+def startup(peer: str, data_dir: str, folder: str) -> list[float]:
+    """Trains mnist-cnn for an epoch in a new process; returns the seconds to the end of that epoch and to exit."""
+    command = ["cli.py", "mnist", "--arch", "cnn", "--epochs", "1", "--data", "real", "--data-dir", data_dir]
+    command += ["--save", f"{folder}/ours.weights.h5"]
+    if peer.startswith("pytorch"):
+        command = ["-m", "benchmarks.pytorch_script", data_dir, f"{folder}/pytorch.pt"]
+    command += {"keras-torch": ["--no-accelerate"], "pytorch-compile": ["--compile"]}.get(peer, [])
+    start = time.perf_counter()
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        epochs = [time.perf_counter() - start for line in process.stdout if line.startswith("epoch 1/1")]
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"it ended with status {process.returncode}")
+    return [*epochs, seconds]
+
+
+def growth(peer: str) -> list[float]:
+    """Trains mnist-linear in one `fit` of 11,000 steps, the first thousand untimed, then on 1 and 10 times the data.
+
+    Returns:
+        Milliseconds a step in the first and the last thousand, peak MB after each, and tenfold over single time.
+    """
+    marks: list[tuple[float, float]] = []
+    workload = WORKLOADS["mnist-linear"]
+    train = training(peer, replace(workload, steps=1000), "float32")
+    train(epochs=11, mark=lambda: marks.append((time.perf_counter(), peak() / 1e6)))
+    times, megabytes = zip(*marks)
+    sizes = (replace(workload, steps=steps) for steps in (500, 5000))
+    once, tenfold = (timed(training(peer, size, "float32"), float)() for size in sizes)
+    return [times[1] - times[0], times[-1] - times[-2], megabytes[1], megabytes[-1], tenfold / once]
+
+
+def training(peer: str, workload: Workload, precision: str) -> Callable[..., object]:
     """A function that trains one epoch."""
     if peer.startswith("pytorch"):
         from benchmarks import pytorch_peer
@@ -94,8 +141,17 @@ def sampler(peer: str) -> Callable[[], object]:
     return lambda: pytorch_peer.sample(by_hand, characters, LENGTH)
 
 
+def main() -> None:
+    try:
+        measure = measurement(*sys.argv[1:])
+        print("[]", flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(measure()), flush=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        print(json.dumps(f"failed: {type(error).__name__}: {reason}"), flush=True)
+        raise
+
+
 if __name__ == "__main__":
-    measure = measurement(*sys.argv[1:])
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(measure(), flush=True)
+    main()

@@ -1,17 +1,21 @@
 """Each benchmark at its smallest: what it prints and writes, never how fast."""
 
+import gzip
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 
-def benchmark(*arguments, code=0):
+def benchmark(*arguments, code=0, **environment):
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
     assert result.returncode == code, result.stderr
     return result
 
@@ -31,20 +35,64 @@ def table(tmp_path, *arguments):
     for name, *cells in rows:
         assert len(cells) == len(header) - 1
         for turns in report["values"][name].values():
-            assert len(turns) == 1
-            assert turns[0] > 0
+            if turns != "not installed":
+                assert len(turns) == 1
+                assert turns[0] > 0
     return header, rows
 
 
 @pytest.mark.slow
 def test_throughput_of_peers_installed_or_not(tmp_path):
+    chart = tmp_path / "chart.png"
     options = "--examples", "charrnn", "--peers", "ours,keras-jax,pytorch", "--precision", "bfloat16"
-    header, rows = table(tmp_path, "throughput", *options)
-    ratios = ["ours / ours-float32", "ours / pytorch", "ours / best"]
-    assert header == ["ms a step, bfloat16", "ours", "keras-jax", "pytorch", "ours-float32", *ratios]
+    header, rows = table(tmp_path, "throughput", *options, "--plot", str(chart))
+    ratios = ["ours / ours-float32", "ours / pytorch", "ours / best", "ours / limit"]
+    assert header == ["ms a step, bfloat16", "ours", "keras-jax", "pytorch", "ours-float32", "limit", *ratios]
     assert [row[0] for row in rows] == ["charrnn"]
     assert (rows[0][2] == "not installed") == (find_spec("jax") is None)
-    assert all(float(cell) > 0 for cell in [rows[0][1], *rows[0][3:]])
+    assert all(float(cell.replace(",", "")) > 0 for cell in [rows[0][1], *rows[0][3:]])
+    assert Image.open(chart).format == "PNG"
+
+
+@pytest.mark.slow
+def test_a_peer_that_fails_says_why_and_the_others_go_on(tmp_path):
+    options = "--examples", "mnist-linear", "--peers", "pytorch,pytorch-compile", "--rounds", "1"
+    output = benchmark("throughput", *options, CXX="no-such-compiler", TORCHINDUCTOR_CACHE_DIR=str(tmp_path)).stdout
+    row = [cell.strip() for cell in output.splitlines()[2].strip("|").split("|")]
+    assert float(row[1]) > 0
+    assert row[2] == "failed"
+    assert "\nmnist-linear, pytorch-compile failed: " in output
+
+
+def test_a_chart_needs_what_its_times_are_over():
+    result = benchmark("throughput", "--peers", "ours", "--plot", "chart.png", code=2)
+    assert "Received: --peers ours. Add pytorch." in result.stderr
+
+
+@pytest.mark.slow
+def test_startup(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "mnist").mkdir()
+    for part, count in (("train", 300), ("t10k", 100)):
+        for name, highest, shape in (("images-idx3", 255, (count, 28, 28)), ("labels-idx1", 9, (count,))):
+            header = np.array([0x800 + len(shape), *shape], ">i4").tobytes()
+            values = generator.integers(0, highest, shape, np.uint8, endpoint=True).tobytes()
+            (tmp_path / "mnist" / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(header + values))
+    options = "--peers", "ours,keras-torch,pytorch", "--data-dir", str(tmp_path)
+    header, rows = table(tmp_path, "startup", *options)
+    ratios = ["ours / pytorch", "ours / best"]
+    assert header == ["mnist-cnn from process start", "ours", "keras-torch", "pytorch", *ratios]
+    (_, *epoch), (_, *whole) = rows
+    assert all(0 < float(before) < float(after) for before, after in zip(epoch[:3], whole[:3]))
+
+
+@pytest.mark.slow
+def test_growth(tmp_path):
+    header, rows = table(tmp_path, "growth", "--peers", "ours")
+    assert header == ["mnist-linear", "ours"]
+    first, last = (float(row[1].replace(",", "")) for row in rows[2:4])
+    assert first <= last < first + 10  # MB
+    assert len(rows) == 5
 
 
 @pytest.mark.slow
