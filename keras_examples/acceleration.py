@@ -28,7 +28,7 @@ from keras_examples.updates import updater
 LOGS_INTERVAL = 0.1  # seconds between two readings of the metrics while only a progress bar wants them
 
 
-def accelerate(model: keras.Model) -> None:
+def accelerate(model: keras.Model, cuda_graph: bool = False) -> None:
     """Makes `fit`, `evaluate` and `predict` of a compiled model replay captured steps.
 
     A model that cannot be captured stays stock Keras, and a warning says why. `compile()` makes a model stock Keras
@@ -36,6 +36,7 @@ def accelerate(model: keras.Model) -> None:
 
     Args:
         model: A compiled model.
+        cuda_graph: Whether to launch a step on an NVIDIA GPU as one CUDA graph; not measured yet, so not the default.
 
     Raises:
         ValueError: If the model is not compiled.
@@ -48,7 +49,7 @@ def accelerate(model: keras.Model) -> None:
     _keep_freed_memory()
     pace = _Pace()
     for mode in ("train", "test", "predict"):
-        setattr(model, f"{mode}_function", _Replay(model, mode, pace))
+        setattr(model, f"{mode}_function", _Replay(model, mode, pace, cuda_graph))
     for method in ("fit", "evaluate"):
         setattr(model, method, _paced(model, method, pace))
 
@@ -71,8 +72,8 @@ def _unsupported(model: keras.Model) -> str | None:
 class _Replay:
     """A model's train, test or predict function: records the step on each new kind of batch, and replays it."""
 
-    def __init__(self, model: keras.Model, mode: str, pace: "_Pace"):
-        self.model, self.mode, self.pace = model, mode, pace
+    def __init__(self, model: keras.Model, mode: str, pace: "_Pace", cuda_graph: bool):
+        self.model, self.mode, self.pace, self.cuda_graph = model, mode, pace, cuda_graph
         self.weights = [variable.value for variable in model.weights]
         self.steps: dict[Any, _Step] = {}
 
@@ -83,7 +84,7 @@ class _Replay:
         key = (*kinds, *[weight.requires_grad for weight in self.weights])
         if key not in self.steps:
             try:
-                self.steps[key] = _Step(self.model, self.mode, data[0], batch)
+                self.steps[key] = _Step(self.model, self.mode, data[0], batch, self.cuda_graph)
             except Exception as error:
                 return self.stock(data, error)
         outputs = self.steps[key](batch)
@@ -112,9 +113,10 @@ class _Step:
         mode: `train`, `test` or `predict`.
         example: A batch as Keras passes it: `x`, `(x, y)` or `(x, y, sample_weight)`, each perhaps nested.
         batch: Its tensors.
+        as_cuda_graph: Whether to replay it as a CUDA graph where that is possible.
     """
 
-    def __init__(self, model: keras.Model, mode: str, example: Any, batch: list[torch.Tensor]):
+    def __init__(self, model: keras.Model, mode: str, example: Any, batch: list[torch.Tensor], as_cuda_graph: bool):
         self.model, self.mode, self.training = model, mode, mode == "train"
         self.structure = keras.tree.map_structure(lambda leaf: leaf is not None, example)
         self.trained = model.trainable_variables if self.training else []
@@ -127,7 +129,7 @@ class _Step:
         leaves = [value.detach().requires_grad_() for value in self.values[: len(self.trained)]]
         with torch.set_grad_enabled(self.training):
             self.graph = record(self.compute, [*leaves, *self.values[len(leaves) :], *batch])
-        if self.values[0].is_cuda and mode != "predict":
+        if as_cuda_graph and self.values[0].is_cuda and mode != "predict":
             self.graph = cuda_graph(self.graph, self.values, batch)
         self.update = updater(model.optimizer, self.trained) if self.training else None
 
