@@ -54,14 +54,14 @@ class Recipe:
 
 
 _mnist = partial(Recipe, dataset=datasets.load_mnist, task=Classification(), shift=2)
-_cifar = partial(Recipe, dataset=datasets.load_cifar10, shift=2, flip=True, augment=True)
+_cifar = partial(Recipe, dataset=datasets.load_cifar10, shift=2, flip=True, augment=True, centre=0.5)
 
 RECIPES: dict[str, Recipe] = {
     "mnist-linear": _mnist(build=models.mnist_linear, epochs=20, learning_rate=0.003),
-    "mnist-mlp": _mnist(build=models.mnist_mlp, epochs=20, learning_rate=0.004),
+    "mnist-mlp": _mnist(build=models.mnist_mlp, epochs=20, learning_rate=0.004, augment=True, shift=1),
     "mnist-cnn": _mnist(build=models.mnist_cnn, epochs=10, learning_rate=0.002, augment=True),
     "cifar-dense": _cifar(
-        build=models.cifar_dense, task=Classification(), epochs=20, learning_rate=0.02, optimizer="sgd", shift=0
+        build=models.cifar_dense, task=Classification(), epochs=20, learning_rate=0.07, optimizer="sgd"
     ),
     "cifar-cnn": _cifar(build=models.cifar_cnn, task=Classification(), epochs=40, learning_rate=0.01),
     "autoencoder": _cifar(build=models.conv_autoencoder, task=Reconstruction(), epochs=40, learning_rate=0.01),
