@@ -3,14 +3,19 @@
 Nothing heavier than Click is imported until a command runs.
 """
 
+import os
+import signal
+
+if __name__ == "__main__":  # until a command takes over
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+
 import contextlib
-import functools
 import json
 import math
-import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import click
@@ -18,6 +23,17 @@ from click_default_group import DefaultGroup
 
 Command = Callable[..., Any]
 Echo = Callable[..., None]
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt, but amid an import leaves at once: NumPy and torch lose or crash on the exception."""
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"Interrupted.\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def option(*names: str, **how: Any) -> click.Option:
@@ -73,6 +89,13 @@ DEVICE_OPTION = option(
     help="auto: cuda if there is one, else mps, else cpu.",
 )
 WEIGHTS_OPTION = option("--weights", "path", metavar="PATH", help="Weights to use instead of what was last trained.")
+NAMES_OPTION = option(
+    "--names",
+    type=click.Choice(["candle", "tch", "keras"]),
+    default="candle",
+    show_default=True,
+    help="Whose names and layout a .safetensors file has.",
+)
 SEED_OPTION = option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
 OUTPUT_OPTION = option(
     "--output-dir", metavar="DIR", default="samples", show_default=True, help="Folder of the pictures."
@@ -87,6 +110,8 @@ def command(group: click.Group, name: str, *params: click.Parameter) -> Callable
 
     def register(function: Command) -> Command:
         def run(*, as_json: bool, show_traceback: bool, **arguments: Any) -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, interrupt)
             try:
                 if "device" in arguments:  # Keras reads its device once, when it is imported
                     from keras_examples import devices
@@ -140,7 +165,6 @@ UNITS = option("--units", type=click.IntRange(1, 65536), help="Width of each LST
 LAYERS = option("--layers", type=click.IntRange(1, 64), help="Number of LSTM layers.")
 TEXT = option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
 SIZES = ("hidden_units", "dropout", "units", "layers")
-RECIPE = ("epochs", "batch_size", "learning_rate", "optimizer", "augment", "validation_split")
 
 FIT_OPTIONS = (
     option("--epochs", type=COUNT, help="Passes over the training data."),
@@ -167,8 +191,10 @@ FIT_OPTIONS = (
     option(
         "--accelerate/--no-accelerate", "accelerated", default=True, help="On torch, replay captured steps (default)."
     ),
+    option("--cuda-graph", is_flag=True, help="On an NVIDIA GPU, launch a captured step as one (not measured yet)."),
     option("--load", metavar="PATH", help="Start from these weights."),
     option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
+    option("--resume", is_flag=True, help="Go on with an interrupted run, with the options it was started with."),
 )
 
 
@@ -180,14 +206,15 @@ def example(name: str, arches: tuple[str, ...], help: str, *sizes: click.Option)
     text_options = [TEXT] if name == "charrnn" else []
 
     @command(group, "fit", *arch_options, *sizes, *FIT_OPTIONS, *text_options, *DATA_OPTIONS, DEVICE_OPTION)
-    def fit(echo: Echo, arch: str | None = None, **given: Any) -> Any:
+    def fit(echo: Echo, resume: bool, arch: str | None = None, **given: Any) -> Any:
         """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
-        from keras_examples import reports, training
+        from keras_examples import reports, resuming, training
 
-        sizes = {key: value for key in SIZES if (value := given.pop(key, None)) is not None}
-        changes = {key: value for key in RECIPE if (value := given.pop(key)) is not None}
-        changes |= corpus(given.pop("text", None))
-        report = training.fit(identify(name, arch), sizes=sizes, echo=echo, **changes, **given)
+        context = click.get_current_context()
+        given = {key: value for key, value in given.items() if context.get_parameter_source(key) is COMMANDLINE}
+        sizes = {key: given.pop(key) for key in SIZES if key in given}
+        run = resuming.resume if resume else training.fit
+        report = run(identify(name, arch), sizes=sizes, echo=echo, **given)
         echo(reports.fitted(report))
         return report
 
@@ -196,18 +223,18 @@ def example(name: str, arches: tuple[str, ...], help: str, *sizes: click.Option)
         """Measures trained weights on the test data."""
         from keras_examples import reports, training
 
-        report = training.evaluate(identify(name, arch), **corpus(given.pop("text", None)), **given)
+        report = training.evaluate(identify(name, arch), **given)
         echo(reports.evaluated(report))
         return report
 
-    @command(group, "save", click.Argument(["target"], metavar="PATH"), *arch_options, WEIGHTS_OPTION)
-    def save(echo: Echo, target: str, path: str | None, arch: str | None = None) -> Any:
-        """Writes trained weights to PATH, in the format its name ends in: .weights.h5 or .keras."""
+    @command(group, "save", click.Argument(["target"], metavar="PATH"), *arch_options, NAMES_OPTION, WEIGHTS_OPTION)
+    def save(echo: Echo, target: str, names: str, path: str | None, arch: str | None = None) -> Any:
+        """Writes trained weights to PATH, in the format it ends in: .weights.h5, .keras, .safetensors or .onnx."""
         from keras_examples import weights
 
         source = weights.find(identify(name, arch), path)
         model, metadata = weights.restore(source, identify(name, arch))
-        weights.write(target, model, metadata)
+        weights.write(target, model, metadata, names)
         echo(f"{source} written to {target}")
         return {"example": metadata["example"], "data": metadata["data"], "weights": target}
 
@@ -220,13 +247,6 @@ def arch_option(arches: tuple[str, ...]) -> click.Option:
 
 def identify(name: str, arch: str | None) -> str:
     return f"{name}-{arch}" if arch else name
-
-
-def corpus(text: str | None) -> dict[str, Any]:
-    """The change to a recipe that `--text` makes."""
-    from keras_examples.datasets import load_text
-
-    return {"dataset": functools.partial(load_text, text)} if text else {}
 
 
 def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
@@ -298,17 +318,19 @@ def sample_autoencoder(echo: Echo, **given: Any) -> Any:
     option("--top-k", type=COUNT, metavar="K", help="Draw from the K likeliest characters only."),
     option("--seed", type=SEED, help="The same seed gives the same text."),
     option("--count", type=COUNT, default=1, show_default=True, help="Texts to draw."),
+    option("--text", metavar="PATH", help="Use what was last trained on this text."),
     WEIGHTS_OPTION,
 )
-def sample_charrnn(echo: Echo, prompt: str, seed: int | None, count: int, path: str | None, **how: Any) -> Any:
+def sample_charrnn(
+    echo: Echo, prompt: str, seed: int | None, count: int, text: str | None, path: str | None, **how: Any
+) -> Any:
     """Streams text, a character at a time."""
     from keras_examples import weights
     from keras_examples.generation import generate
-    from keras_examples.vocabulary import Vocabulary
 
-    source = weights.find("charrnn", path)
+    source = weights.find(weights.run_name("charrnn", text), path)
     model, metadata = weights.restore(source, "charrnn")
-    vocabulary = Vocabulary(metadata["vocabulary"])
+    vocabulary = weights.vocabulary_of(source, metadata)
     prompt = sys.stdin.read() if prompt == "-" else prompt
     texts = []
     for index in range(count):
@@ -321,6 +343,19 @@ def sample_charrnn(echo: Echo, prompt: str, seed: int | None, count: int, path: 
         echo("\n" if index + 1 < count else "")
         texts.append(prompt + "".join(characters))
     return {"example": "charrnn", "data": metadata["data"], "texts": texts, "weights": str(source)}
+
+
+@command(main, "weights", click.Argument(["path"], metavar="PATH"))
+def show_weights(echo: Echo, path: str) -> Any:
+    """Shows what is in a weights file: the metadata, and each tensor's name, shape and type."""
+    from keras_examples.weights import describe
+
+    report = describe(path)
+    for name, value in report["metadata"].items():
+        echo(f"{name}: {json.dumps(value)}")
+    for tensor in report["tensors"]:
+        echo(f"{tensor['name']}  {'×'.join(map(str, tensor['shape']))}  {tensor['dtype']}")
+    return report
 
 
 @main.group("datasets")

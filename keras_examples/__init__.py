@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any
 
+__version__ = "0.1.0"
 _BACKEND = os.environ.setdefault("KERAS_BACKEND", "torch")
 if "keras" in sys.modules and sys.modules["keras"].backend.backend() != _BACKEND:
     raise ImportError(

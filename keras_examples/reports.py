@@ -5,11 +5,14 @@ from typing import Any
 
 def fitted(report: dict[str, Any]) -> str:
     """The last line of a training run."""
+    if report["interrupted"]:
+        done = f"interrupted after {report['epochs']} epochs and {report['seconds']:.1f} s"
+        checkpoint = report["checkpoint"]
+        return f"{done}: the same command with --resume goes on from {checkpoint}" if checkpoint else done
     figures = ", ".join(_figures(report))
     weights = f"weights in {report['weights']}" if report["weights"] else "no weights saved"
-    interrupted = "interrupted, saved what was trained: " if report["interrupted"] and report["weights"] else ""
     return (
-        f"{interrupted}{report['example']} ({report['data']} data, {report['device']}): test {figures}; "
+        f"{report['example']} ({report['data']} data, {report['device']}): test {figures}; "
         f"{report['epochs']} epochs in {report['seconds']:.1f} s, "
         f"{report['samples_per_second']:,.0f} samples/s; {weights}"
     )

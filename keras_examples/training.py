@@ -1,11 +1,7 @@
 """Fit and evaluate, for any recipe."""
 
 import contextlib
-import math
-import os
-import signal
-import sys
-import threading
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,11 +11,10 @@ from typing import Any
 import keras
 
 from keras_examples import weights
-from keras_examples.batches import Batches
+from keras_examples.checkpoints import Checkpoints, read_run, restore
 from keras_examples.devices import device_of
-from keras_examples.recipes import RECIPES, build, optimizer
-from keras_examples.tasks import Task
-from keras_examples.vocabulary import Vocabulary
+from keras_examples.progress import Progress, Stopped, has_progress_bar, stop_on_signals
+from keras_examples.recipes import RECIPES, Recipe, build, optimizer
 
 
 def fit(
@@ -27,51 +22,62 @@ def fit(
     *,
     data: str = "auto",
     data_dir: str | Path = "datasets",
+    text: str | Path | None = None,
     sizes: dict[str, Any] | None = None,
     precision: str = "float32",
     seed: int = 0,
     limit: int | None = None,
     dry_run: bool = False,
     accelerated: bool = True,
+    cuda_graph: bool = False,
     load: str | Path | None = None,
     save: str | Path | None = None,
+    checkpoint: Path | None = None,
     echo: Callable[[str], None] = print,
     **changes: Any,
 ) -> dict[str, Any]:
     """Trains an example by its recipe, measures it on the test data and saves its weights.
 
-    SIGINT or SIGTERM ends training after the step under way; what was trained until then is measured and saved.
+    A checkpoint is written beside the weights after each epoch, unless that takes more than a twentieth of the time,
+    and when SIGINT or SIGTERM ends training after the step under way. A run that has finished removes it.
 
     Args:
         example: Example id, such as `mnist-cnn`.
         data: `auto`, `real` or `synthetic`.
         data_dir: Folder of the data files.
+        text: UTF-8 file to learn instead of the data set, for an example that reads text.
         sizes: Arguments for the builder.
         precision: `float32` or `bfloat16` (float32 variables and logits, bfloat16 between them).
         seed: Seed of everything drawn at random, at least 0.
         limit: Number of training samples to use, at least 1, or None for all.
         dry_run: Whether to train and measure one batch only; nothing is saved unless `save` says where.
         accelerated: Whether to replay captured steps on torch, instead of running stock Keras.
+        cuda_graph: Whether to launch a captured step on an NVIDIA GPU as one, see `accelerate`.
         load: Weights to start from.
         save: Where the weights go instead of `weights/<example>.weights.h5`.
+        checkpoint: Checkpoint to go on from, of a run with these arguments; `resume` knows them.
         echo: Takes each line of the report.
         **changes: Fields of the recipe that differ, such as `epochs=3`.
 
     Returns:
         A report: `example`, `data`, `loss`, `accuracy` and the task's other figures, `samples` (training samples an
-        epoch), `epochs` (completed), `seconds`, `device`, `backend`, `weights` (path or None), `history`,
-        `interrupted`.
+        epoch), `epochs` (completed), `seconds`, `samples_per_second` (while training, not while validating), `device`,
+        `backend`, `weights` (path or None), `history`, `interrupted`, `checkpoint` (path or None). If interrupted,
+        nothing is measured: `loss` is None.
 
     Raises:
         ValueError: an argument that does not fit the example or its data, or weights of another architecture.
         OSError: data that cannot be had, or weights that cannot be written.
     """
     recipe = replace(RECIPES[example], **changes)
+    name = weights.run_name(example, text)
+    if save or not dry_run:  # before any data is fetched
+        weights.check_target(save or weights.default_path(name, "real"))
+    if load and not checkpoint:
+        weights.describe(load)
     keras.utils.set_random_seed(seed)
-    dataset = recipe.dataset(data=data, data_dir=data_dir)
-    path = None if dry_run and not save else Path(save or weights.default_path(example, dataset.source))
-    if path:
-        weights.check_target(path)
+    dataset = _dataset(recipe, text, data, data_dir)
+    path = None if dry_run and not save else Path(save or weights.default_path(name, dataset.source))
     train, validation, test = recipe.task.split(dataset, recipe.validation_split)
     if limit:
         train = recipe.task.first(train, limit)
@@ -95,14 +101,15 @@ def fit(
         "dataset": dataset.name,
         "classes": getattr(dataset, "class_names", None),
         "seed": seed,
+        "data_sha256": _digest(train),
         "precision": precision,
     }
     with _precision(precision):
-        model = build(example, metadata["sizes"])
-    if load:
-        if vocabulary:
-            weights.check_vocabulary(load, vocabulary)
-        weights.read(load, model)
+        if load and not checkpoint:
+            model, loaded = weights.restore(load, example, sizes, vocabulary)
+            metadata["sizes"] = loaded["sizes"]
+        else:
+            model = build(example, metadata["sizes"])
     model.compile(
         optimizer=optimizer(
             recipe.optimizer, recipe.learning_rate, len(batches) * recipe.epochs, recipe.clip_norm, recipe.centre
@@ -113,42 +120,84 @@ def fit(
     if accelerated and keras.backend.backend() == "torch":
         from keras_examples.acceleration import accelerate
 
-        accelerate(model)
+        accelerate(model, cuda_graph)
     echo(
         f"{example} on {dataset.name} ({dataset.source} data), {device_of(model)}: {model.count_params():,} "
         f"parameters, {batches.num_samples:,} training samples, {recipe.epochs} epochs of {len(batches):,} steps"
     )
-    progress = _Progress(recipe.task, batches, vocabulary, echo)
-    start = time.perf_counter()
-    with _stop_on_signals(progress):
-        history = model.fit(
-            batches,
-            validation_data=recipe.task.batches(validation, recipe.batch_size),
-            epochs=recipe.epochs,
-            shuffle=False,
-            callbacks=[progress],
-            verbose=int(_has_progress_bar()),
-        ).history
-        seconds = time.perf_counter() - start
+    kept = Checkpoints(path, checkpoint) if path and not dry_run else None
+    conditions = {
+        "device": device_of(model),
+        "backend": keras.backend.backend(),
+        "data": f"{dataset.name} ({dataset.source}), SHA-256 {metadata['data_sha256']}",
+    }
+    options = {
+        "data": dataset.source,
+        "data_dir": str(data_dir),
+        "text": text and str(text),
+        "sizes": metadata["sizes"],
+        "precision": precision,
+        "seed": seed,
+        "limit": limit,
+        "accelerated": accelerated,
+        "cuda_graph": cuda_graph,
+        "load": load and str(load),
+    }
+    options |= {
+        name: value for name, value in vars(recipe).items() if name not in ("dataset", "build", "task", "sizes")
+    }
+    run = {"example": example, "options": options, "conditions": conditions, "epoch": 0, "step": 0}
+    run |= {"seconds": 0.0, "history": {}, "metrics": []}
+    random = None
+    if checkpoint:
+        run = _same_conditions(checkpoint, conditions)
+        model.optimizer.build(model.trainable_variables)
+        random = restore(checkpoint, model)
+        echo(f"going on from {checkpoint}: {run['epoch']} epochs and {run['step']} steps are done")
+    elif kept:
+        kept.previous.unlink(missing_ok=True)  # of another run
+    progress = Progress(recipe.task, batches, vocabulary, run, kept, random, echo)
+    with stop_on_signals(progress):
+        with contextlib.suppress(Stopped):
+            model.fit(
+                batches,
+                validation_data=recipe.task.batches(validation, recipe.batch_size),
+                epochs=recipe.epochs,
+                initial_epoch=progress.epoch,
+                shuffle=False,
+                callbacks=[progress],
+                verbose=int(has_progress_bar()),
+            )
+        seconds = progress.seconds
         if progress.diverged:
+            if kept:
+                kept.remove()
             raise ValueError(
                 "Training diverged: the loss is no longer finite. Received: learning rate "
                 f"{recipe.learning_rate}, optimizer {recipe.optimizer}. Nothing was saved: choose a smaller one."
             )
-        metadata["epochs"] = progress.epochs
-        if path:
+        metadata["epochs"] = progress.epoch
+        interrupted = progress.epoch < recipe.epochs
+        if interrupted:
+            path = None
+            if kept:
+                kept.write(model, progress.run())
+        elif path:
             weights.write(path, model, metadata)  # before measuring, so that nothing is lost if that fails
-    figures = recipe.task.measure(model, test)
+            if kept:
+                kept.remove()
+    figures = {"loss": None} if interrupted else recipe.task.measure(model, test)
     if path:
         weights.write(path, model, metadata | {"test": figures})
     return {
         **_report(example, dataset.source, figures, model, path),
         "samples": batches.num_samples,
-        "epochs": progress.epochs,
+        "epochs": progress.epoch,
         "seconds": seconds,
-        "samples_per_second": progress.steps * recipe.batch_size / seconds,
-        "history": history,
-        "interrupted": progress.stopped,
+        "samples_per_second": progress.steps_here * recipe.batch_size / progress.seconds_training,
+        "history": progress.history,
+        "interrupted": interrupted,
+        "checkpoint": str(kept.newest) if interrupted and kept else None,
     }
 
 
@@ -157,6 +206,7 @@ def evaluate(
     *,
     data: str = "auto",
     data_dir: str | Path = "datasets",
+    text: str | Path | None = None,
     path: str | Path | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
@@ -166,6 +216,7 @@ def evaluate(
         example: Example id, such as `mnist-cnn`.
         data: `auto`, `real` or `synthetic`.
         data_dir: Folder of the data files.
+        text: UTF-8 file to measure on instead of the data set, for an example that reads text.
         path: Weights file, or None for what was last trained on this data.
         **changes: Fields of the recipe that differ, such as `dataset`.
 
@@ -178,11 +229,9 @@ def evaluate(
         OSError: no such weights, or data that cannot be had.
     """
     recipe = replace(RECIPES[example], **changes)
-    dataset = recipe.dataset(data=data, data_dir=data_dir)
-    path = weights.find(example, path, dataset.source)
-    model, metadata = weights.restore(path, example)
-    if vocabulary := recipe.task.vocabulary(dataset):
-        weights.check_vocabulary(path, vocabulary)
+    dataset = _dataset(recipe, text, data, data_dir)
+    path = weights.find(weights.run_name(example, text), path, dataset.source)
+    model, metadata = weights.restore(path, example, vocabulary=recipe.task.vocabulary(dataset))
     test = recipe.task.split(dataset, 0)[2]
     start = time.perf_counter()
     figures = recipe.task.measure(model, test)
@@ -209,81 +258,27 @@ def _report(
     }
 
 
-class _Progress(keras.callbacks.Callback):
-    """Sets the epoch's draw, counts, stops when told, and prints what Keras's progress bar does not."""
-
-    def __init__(self, task: Task, batches: Batches, vocabulary: Vocabulary | None, echo: Callable[[str], None]):
-        super().__init__()
-        self.task = task
-        self.batches = batches
-        self.vocabulary = vocabulary
-        self.echo = echo
-        self.steps = 0
-        self.stopped = self.diverged = False
-
-    @property
-    def epochs(self) -> int:
-        """Epochs completed."""
-        return self.steps // len(self.batches)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if epoch:
-            self.show_preview()
-        self.batches.set_epoch(epoch)
-        self.start = time.perf_counter()
-
-    # At the beginning of a step, since Keras reads the metrics off the device for whoever listens at its end.
-    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.steps += 1
-        self.model.stop_training = self.stopped
-
-    def on_test_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.model.stop_evaluating = self.stopped
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = {} if logs is None else logs
-        self.task.derive(logs)  # in place, so that progress bar and history have it too
-        self.diverged = not all(map(math.isfinite, logs.values()))
-        self.model.stop_training = self.stopped or self.diverged
-        if not _has_progress_bar():
-            seconds = time.perf_counter() - self.start
-            line = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
-            self.echo(f"epoch {epoch + 1}/{self.params['epochs']}  {line}  {seconds:.1f} s")
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        self.show_preview()
-
-    def show_preview(self) -> None:
-        if _has_progress_bar() and not self.diverged and (preview := self.task.preview(self.model, self.vocabulary)):
-            self.echo(f"{preview}\n")
+def _dataset(recipe: Recipe, text: str | Path | None, data: str, data_dir: str | Path) -> Any:
+    return recipe.dataset(data=data, data_dir=data_dir, **({"path": text} if text else {}))
 
 
-def _has_progress_bar() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # Keras's bar is coloured
+def _digest(arrays: Any) -> str:
+    digest = hashlib.sha256()
+    for array in keras.tree.flatten(arrays):
+        digest.update(array.data.cast("B"))
+    return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _stop_on_signals(progress: _Progress) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends training after the step under way; a second one acts at once, as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, frame: object) -> None:
-        progress.stopped = True
-        restore()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()
+def _same_conditions(checkpoint: Path, conditions: dict[str, str]) -> dict[str, Any]:
+    """The run of a checkpoint, if it had these conditions. Raises ValueError if not."""
+    run = read_run(checkpoint)
+    for name, value in conditions.items():
+        if (then := run["conditions"].get(name)) != value:
+            raise ValueError(
+                f"The run cannot go on as it began, its {name} is another. Received: {value}, was {then}. Give it "
+                "back, or train anew without --resume."
+            )
+    return run
 
 
 @contextlib.contextmanager

@@ -3,30 +3,34 @@
 The only code that touches `weights/`. A file is written whole or not at all.
 """
 
-import contextlib
-import io
-import json
+import hashlib
+import inspect
 import os
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
+import numpy as np
 
+from keras_examples import exports, formats, layouts
 from keras_examples.files import whole_file
-from keras_examples.recipes import build
+from keras_examples.recipes import RECIPES, build
 from keras_examples.vocabulary import Vocabulary
 
-FORMATS = (".weights.h5", ".keras")
-METADATA = "keras_examples"
+WRITTEN = (*formats.FORMATS, ".onnx")
 
 
 def label(example: str, source: str) -> str:
     """What files of an example are called: its id, with `-synthetic` behind it if `source` is `synthetic`."""
     return f"{example}-synthetic" if source == "synthetic" else example
+
+
+def run_name(example: str, text: str | Path | None) -> str:
+    """An example's id, with the stem of the text behind it if it learns one of the user's own."""
+    return f"{example}-{Path(text).stem}" if text else example
 
 
 def default_path(example: str, source: str, folder: str | Path = "weights") -> Path:
@@ -60,77 +64,130 @@ def find(
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    command = example.replace("-", " --arch ")
+    text = example not in RECIPES and f"{example.partition('-')[0]} --text PATH"
+    command = text or example.replace("-", " --arch ")
     raise FileNotFoundError(
         f"No trained weights for {example}. Received: {' and '.join(map(str, candidates))} missing. Train first "
         f"(`python cli.py {command}`), or give --weights."
     )
 
 
-def restore(path: str | Path, example: str) -> tuple[keras.Sequential, dict[str, Any]]:
-    """Builds a model with the sizes that its weights file names, and loads the weights.
+def restore(
+    path: str | Path,
+    example: str,
+    sizes: dict[str, Any] | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> tuple[keras.Sequential, dict[str, Any]]:
+    """Builds the model that a weights file is of, and loads the weights. Nothing but arrays and JSON is read.
 
     Args:
-        path: A `.weights.h5` or `.keras` file.
+        path: A `.weights.h5`, `.keras` or `.safetensors` file, ours or with the names of `layouts.LAYOUTS`.
         example: Example id that the file has to be of.
+        sizes: Builder's arguments that the model has to have; what is not given comes from the file.
+        vocabulary: The characters that the model has to know.
 
     Returns:
-        The model, uncompiled, and the file's metadata.
+        The model, uncompiled, and the file's metadata: `example`, `data` and `sizes` at least.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weights file, or one of another example or architecture.
+        OSError: the file may not be read.
+        ValueError: not a weights file, a damaged one, or one of another example, architecture or vocabulary.
     """
-    metadata = {"example": example, "data": "unknown", "sizes": {}} | read_metadata(path)
-    found = metadata["example"]
-    if found != example:
+    with formats.opened(path) as (tensors, metadata):
+        metadata = {"example": example, "data": "unknown", "sizes": {}} | metadata
+        if metadata["example"] != example:
+            found = metadata["example"]
+            raise _other(path, f"they are of {found}, asked for {example}", f"command and --arch of {found}")
+        try:
+            tensors = layouts.to_keras(example, tensors)
+            inferred = layouts.sizes(example, tensors)
+        except ValueError as error:
+            raise _other(path, str(error)) from error
+        metadata["sizes"] = {
+            **RECIPES[example].sizes,
+            **_sizes(path, example, metadata["sizes"], inferred),
+            **(sizes or {}),
+        }
+        if vocabulary:
+            _check_vocabulary(path, metadata, vocabulary)
+        model = build(example, metadata["sizes"])
+        expected = dict(_variables(model))
+        for name in [*expected, *tensors]:
+            shapes = [tuple(group[name].shape) if name in group else None for group in (expected, tensors)]
+            if shapes[0] != shapes[1]:
+                here, there = (shape or "absent" for shape in shapes)
+                raise _other(path, f"{name} is {here} in {model.name} and {there} in the file")
+        values = {name: tensors[name].read() for name in expected}
+    digest = _digest(values.values())
+    if metadata.get("sha256", digest) != digest:
         raise ValueError(
-            f"Weights of another architecture: they are of {found}, asked for {example}. Received: path={str(path)!r}. "
-            f"Give the weights of {example}, or the command and --arch of {found}."
+            f"Damaged weights: they are not those that were written. Received: path={str(path)!r}. Give another copy."
         )
-    model = build(example, metadata["sizes"])
-    read(path, model)
+    for name, variable in expected.items():
+        variable.assign(values[name])
     return model, metadata
 
 
-def check_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
-    """Raises ValueError if a weights file was trained on other characters than these."""
-    trained = read_metadata(path).get("vocabulary") or ""
-    if trained != vocabulary.characters:
+def describe(path: str | Path) -> dict[str, Any]:
+    """Lists what is in a weights file.
+
+    Returns:
+        `metadata`, and `tensors`: `name`, `shape` and `dtype` of each, as in the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: the file may not be read.
+        ValueError: not a weights file.
+    """
+    with formats.opened(path) as (tensors, metadata):
+        listed = [{"name": name, "shape": [*tensor.shape], "dtype": tensor.dtype} for name, tensor in tensors.items()]
+        return {"metadata": metadata, "tensors": listed}
+
+
+def vocabulary_of(path: str | Path, metadata: dict[str, Any]) -> Vocabulary:
+    """The characters a model was trained on, by its file's metadata.
+
+    Raises:
+        ValueError: the metadata has none, or no proper ones.
+    """
+    if not metadata.get("vocabulary"):
         raise ValueError(
-            f"Weights of another vocabulary: {len(trained)} characters, the text has {len(vocabulary)}. "
-            f"Received: path={str(path)!r}. Give the text they were trained on."
+            f"No vocabulary: the file does not say which characters the ids stand for. Received: path={str(path)!r}. "
+            "Give weights that `fit` or `save` wrote."
         )
+    return Vocabulary(metadata["vocabulary"])
 
 
-def write(path: str | Path, model: keras.Model, metadata: dict[str, Any]) -> None:
+def write(path: str | Path, model: keras.Model, metadata: dict[str, Any], names: str = "candle") -> None:
     """Writes weights and metadata, in the format that the extension names.
 
     Args:
-        path: File ending in `.weights.h5` or `.keras`. Its folder is made if it is missing.
+        path: File ending in `.weights.h5`, `.keras`, `.safetensors` or `.onnx`. Its folder is made if it is missing.
         model: Built model. Its optimizer is left out.
-        metadata: What is needed to build the model again, as JSON takes it.
+        metadata: What is needed to build the model again, as JSON takes it; `.onnx` has no place for it.
+        names: What the tensors of a `.safetensors` file are called, one of `layouts.NAMES`.
 
     Raises:
-        ValueError: another extension.
+        ValueError: another extension; an `.onnx` file that computes something else than the model.
         OSError: the file cannot be written; what was there before is intact.
     """
-    check_format(path)
-    text = json.dumps(metadata)
+    formats.check_format(path, WRITTEN)
+    arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _variables(model)}
+    versions = {name: import_module(name).__version__ for name in ("keras_examples", "keras", keras.backend.backend())}
+    metadata = {"versions": versions} | metadata | {"sha256": _digest(arrays.values())}
     with whole_file(path) as temporary:
-        if temporary.suffix == ".keras":
+        if temporary.suffix == ".onnx":
+            exports.write_onnx(temporary, model, metadata)
+        elif temporary.suffix == ".keras":
             bare = type(model).from_config(model.get_config())  # without the optimizer
             bare.set_weights(model.get_weights())
             bare.save(temporary)
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(f"{METADATA}.json", text)
+            formats.add_to_archive(temporary, metadata)
         else:
-            content = io.BytesIO()  # h5py can crash when it closes a file on a full disk
-            with h5py.File(content, "w") as file:
-                file.attrs[METADATA] = text
-                for name, variable in _variables(model):
-                    file[name] = keras.ops.convert_to_numpy(variable)
-            temporary.write_bytes(content.getbuffer())
+            if temporary.suffix == ".safetensors":
+                arrays = layouts.from_keras(metadata.get("example", ""), names, arrays)
+            formats.write(temporary, arrays, metadata)
 
 
 def check_target(path: str | Path) -> None:
@@ -140,91 +197,44 @@ def check_target(path: str | Path) -> None:
         ValueError: unknown format.
         OSError: the folder, or where it would be made, is not writable.
     """
-    check_format(path)
+    formats.check_format(path, WRITTEN)
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise OSError(f"Cannot write to {folder}. Received: path={str(path)!r}. Choose a writable folder.")
 
 
-def check_format(path: str | Path) -> None:
-    """Raises ValueError unless the path ends in a format that weights are kept in."""
-    if not str(path).endswith(FORMATS):
+def _other(path: str | Path, reason: str, remedy: str = "--arch and the sizes it was trained with") -> ValueError:
+    return ValueError(f"Weights of another architecture: {reason}. Received: path={str(path)!r}. Choose the {remedy}.")
+
+
+def _sizes(path: str | Path, example: str, stored: dict[str, Any], inferred: dict[str, Any]) -> dict[str, Any]:
+    """The builder's arguments by the metadata, which may not contradict the arrays, and by the arrays."""
+    known = inspect.signature(RECIPES[example].build).parameters
+    for name, value in stored.items():
+        dropout = name == "dropout" and type(value) in (int, float) and 0 <= value < 1
+        if not (dropout or (value == inferred[name] if name in inferred else not inferred)) or name not in known:
+            raise ValueError(
+                f"Damaged weights: {name} is {value!r:.60} by the metadata and {inferred.get(name, 'unknown')} by the "
+                f"arrays. Received: path={str(path)!r}. Give another copy."
+            )
+    return {**stored, **{name: value for name, value in inferred.items() if name in known}}
+
+
+def _check_vocabulary(path: str | Path, metadata: dict[str, Any], vocabulary: Vocabulary) -> None:
+    trained, size = metadata.get("vocabulary"), metadata["sizes"].get("vocabulary_size")
+    if size != len(vocabulary) or trained not in (None, vocabulary.characters):
         raise ValueError(
-            f"Unknown weights format. Received: path={str(path)!r}. Let the name end in {' or '.join(FORMATS)}."
+            f"Weights of another vocabulary: {size} characters, the text has {len(vocabulary)}. "
+            f"Received: path={str(path)!r}. Give the text they were trained on."
         )
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Reads what `write` stored beside the weights; empty for a file that Keras itself wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a weights file.
-    """
-    with _open(path) as (file, text):
-        text = text or file.attrs.get(METADATA, "{}")
-    try:
-        return dict(json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Damaged metadata in a weights file ({error}). Received: path={str(path)!r}. Give another file."
-        ) from error
-
-
-def read(path: str | Path, model: keras.Model) -> None:
-    """Loads weights into a model of the same architecture. Nothing but arrays is read from the file.
-
-    Args:
-        path: A `.weights.h5` or `.keras` file.
-        model: Built model; left as it was if anything does not fit.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a weights file, or one of another architecture.
-    """
-    with _open(path) as (file, _):
-        expected = dict(_variables(model))
-        found: dict[str, h5py.Dataset] = {}
-        file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-        found = {name: item for name, item in found.items() if name.startswith("layers/")}
-        for name in [*expected, *found]:
-            shapes = [tuple(group[name].shape) if name in group else None for group in (expected, found)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"Weights of another architecture: {name} is {shapes[0] or 'absent'} in {model.name} and "
-                    f"{shapes[1] or 'absent'} in the file. Received: path={str(path)!r}. Choose the --arch and the "
-                    "sizes it was trained with."
-                )
-        values = {name: found[name][()] for name in expected}
-    for name, variable in expected.items():
-        variable.assign(values[name])
-
-
-@contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[tuple[h5py.File, str | None]]:
-    """Opens a weights file as HDF5, straight or inside a `.keras` archive, with the archive's metadata or None."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No such weights file. Received: path={str(path)!r}. Train first, or correct the path."
-        )
-    check_format(path)
-    source: Any = path
-    text = None
-    try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                source = io.BytesIO(archive.read("model.weights.h5"))
-                if f"{METADATA}.json" in archive.namelist():
-                    text = archive.read(f"{METADATA}.json").decode()
-        file = h5py.File(source, "r")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0].strip("'")
-        raise ValueError(
-            f"Not a weights file ({reason}). Received: path={str(path)!r}. Give one that `fit` or `save` wrote."
-        ) from error
-    with file:
-        yield file, text
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 over weights in Keras's layout, whatever the file's."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:

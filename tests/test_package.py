@@ -12,15 +12,19 @@ import keras_examples
 
 PACKAGE = Path(keras_examples.__file__).parent
 ORDER = [
-    ["files", "graphs", "optimizers"],
+    ["files", "formats", "graphs", "optimizers"],
     ["updates"],
     ["acceleration", "downloads", "synthetic", "readers", "devices", "reports", "vocabulary", "layers", "images"],
-    ["datasets", "models", "generation", "plots"],
+    ["datasets", "layouts", "models", "generation", "plots"],
     ["batches"],
     ["tasks"],
     ["recipes"],
+    ["exports"],
     ["weights"],
+    ["checkpoints"],
+    ["progress"],
     ["training", "sampling"],
+    ["resuming"],
 ]
 
 
@@ -82,5 +86,5 @@ def test_modules_import_only_what_comes_before_them_in_the_data_flow():
 
 def test_only_the_marked_modules_import_torch():
     for path in PACKAGE.glob("*.py"):
-        if path.stem not in {"acceleration", "devices", "graphs", "layers", "updates"}:
+        if path.stem not in {"acceleration", "checkpoints", "devices", "graphs", "layers", "updates"}:
             assert "import torch" not in path.read_text(), path

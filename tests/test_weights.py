@@ -1,12 +1,16 @@
+import os
+import zipfile
+
 import h5py
 import keras
 import numpy as np
 import pytest
 
 import keras_examples
-from keras_examples import mnist_cnn, mnist_linear, mnist_mlp, weights
+from keras_examples import formats, layouts, mnist_cnn, mnist_linear, mnist_mlp, weights
+from keras_examples.vocabulary import Vocabulary
 
-FORMATS = ["model.weights.h5", "model.keras"]
+FORMATS = ["model.weights.h5", "model.keras", "model.safetensors"]
 MODELS = {
     "mnist-linear": ("mnist_linear", {}),
     "mnist-mlp": ("mnist_mlp", {"hidden_units": [12, 7]}),
@@ -37,7 +41,9 @@ def test_round_trip_rebuilds_the_model_from_the_file(tmp_path, example, name):
     metadata = {"example": example, "sizes": sizes, "data": "real"}
     weights.write(tmp_path / name, model, metadata)
     restored, found = weights.restore(tmp_path / name, example)
-    assert found == metadata
+    assert found["sizes"].items() >= sizes.items()
+    assert found.items() >= {"example": example, "data": "real"}.items()
+    assert set(found["versions"]) == {"keras_examples", "keras", "torch"}
     assert_same(model, restored)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -52,9 +58,9 @@ def test_keras_reads_our_files_and_we_read_those_of_keras(tmp_path, example):
     theirs.load_weights(tmp_path / "ours.weights.h5")
     assert_same(model, theirs)
     model.save_weights(tmp_path / "theirs.weights.h5")
-    ours = build(**sizes)
-    weights.read(tmp_path / "theirs.weights.h5", ours)
-    assert_same(model, ours)
+    assert_same(model, weights.restore(tmp_path / "theirs.weights.h5", example)[0])
+    model.save(tmp_path / "theirs.keras")
+    assert_same(model, weights.restore(tmp_path / "theirs.keras", example)[0])
     weights.write(tmp_path / "ours.keras", model, {})
     assert_same(model, keras.saving.load_model(tmp_path / "ours.keras"))
 
@@ -64,25 +70,20 @@ def test_the_optimizer_stays_out(tmp_path):
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(np.zeros((4, 28, 28), "uint8"), np.zeros(4), verbose=0)
     for name in FORMATS:
-        weights.write(tmp_path / name, model, {})
+        weights.write(tmp_path / name, model, {"example": "mnist-mlp"})
         assert (tmp_path / name).stat().st_size < 2 * 4 * model.count_params()
 
 
-def test_another_architecture_is_named_and_changes_nothing(tmp_path):
-    weights.write(tmp_path / "cnn.weights.h5", mnist_cnn(), {})
-    model = randomised(mnist_mlp())
-    before = model.get_weights()
-    message = r"layers/dense/vars/0 is \(784, 100\) in mnist_mlp and \(1024, 1024\) in the file. Received: path="
+def test_another_architecture_is_named(tmp_path):
+    weights.write(tmp_path / "mlp.weights.h5", mnist_mlp((12,)), {})
+    message = r"layers/dense/vars/0 is \(784, 50\) in mnist_mlp and \(784, 12\) in the file. Received: path="
     with pytest.raises(ValueError, match=message):
-        weights.read(tmp_path / "cnn.weights.h5", model)
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-
-def test_a_layer_too_many_is_named(tmp_path):
-    weights.write(tmp_path / "deep.weights.h5", mnist_mlp((100, 10)), {})
-    with pytest.raises(ValueError, match="another architecture"):
-        weights.read(tmp_path / "deep.weights.h5", mnist_mlp((100,)))
+        weights.restore(tmp_path / "mlp.weights.h5", "mnist-mlp", {"hidden_units": (50,)})
+    with pytest.raises(ValueError, match=r"layers/dense_2/vars/0 is \(10, 10\) in mnist_mlp and absent in the file"):
+        weights.restore(tmp_path / "mlp.weights.h5", "mnist-mlp", {"hidden_units": (12, 10)})
+    weights.write(tmp_path / "cnn.weights.h5", mnist_cnn(), {})
+    with pytest.raises(ValueError, match=r"tensors of mnist-mlp are .*, those in the file layers/conv2d/vars/0"):
+        weights.restore(tmp_path / "cnn.weights.h5", "mnist-mlp")
 
 
 def test_another_example_is_named(tmp_path):
@@ -92,33 +93,33 @@ def test_another_example_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\xff" * 8])
 def test_what_is_no_weights_file_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"Not a weights file .*Received: path="):
-        weights.read(tmp_path / name, mnist_linear())
+        weights.restore(tmp_path / name, "mnist-linear")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_truncated_file_is_refused(tmp_path, name):
-    weights.write(tmp_path / name, mnist_linear(), {})
+    weights.write(tmp_path / name, mnist_linear(), {"example": "mnist-linear"})
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="Not a weights file"):
-        weights.read(tmp_path / name, mnist_linear())
+        weights.restore(tmp_path / name, "mnist-linear")
 
 
 def test_an_empty_hdf5_file_is_refused(tmp_path):
     h5py.File(tmp_path / "empty.weights.h5", "w").close()
-    with pytest.raises(ValueError, match="absent in the file"):
-        weights.read(tmp_path / "empty.weights.h5", mnist_linear())
+    with pytest.raises(ValueError, match="those in the file none"):
+        weights.restore(tmp_path / "empty.weights.h5", "mnist-linear")
 
 
 def test_unknown_format_and_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"Unknown weights format. Received: path='model.pt'"):
         weights.write("model.pt", mnist_linear(), {})
     with pytest.raises(FileNotFoundError, match="No such weights file"):
-        weights.read(tmp_path / "missing.weights.h5", mnist_linear())
+        weights.restore(tmp_path / "missing.weights.h5", "mnist-linear")
 
 
 def test_a_target_is_checked_before_training(tmp_path):
@@ -156,3 +157,148 @@ def test_find_prefers_what_was_asked_for_then_what_was_trained(tmp_path):
     assert weights.find("mnist-cnn", folder=tmp_path) == real
     assert synthetic.name == "mnist-cnn-synthetic.weights.h5"
     assert real.name == "mnist-cnn.weights.h5"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_bits_that_flipped_are_noticed(tmp_path, name):
+    model = randomised(mnist_linear())
+    weights.write(tmp_path / name, model, {"example": "mnist-linear"})
+    content = bytearray((tmp_path / name).read_bytes())
+    place = content.index(model.get_weights()[1].tobytes())  # the biases lie the same way in every format
+    content[place] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"Received: path="):
+        weights.restore(tmp_path / name, "mnist-linear")
+
+
+def test_the_checksum_is_of_the_weights_and_not_of_the_format(tmp_path):
+    model = randomised(keras_examples.char_lstm(9, 6, 2))
+    model.weights[2].assign(np.full(24, -0.0))
+    sums = set()
+    for name in FORMATS:
+        weights.write(tmp_path / name, model, {"example": "charrnn"})
+        sums.add(weights.restore(tmp_path / name, "charrnn")[1]["sha256"])
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (
+            {"sizes": {"hidden_units": [10**9]}},
+            r"hidden_units is \[1000000000\] by the metadata and \[12\] by the arrays",
+        ),
+        ({"sizes": {"layers": 10**9}}, "layers is 1000000000 by the metadata and 0 by the arrays"),
+        ({"sizes": {"units": "x" * 1000}}, "units is 'x{59} by the metadata"),
+        ({"sizes": {"\x1b[2J": 1}}, "the metadata's names cannot be printed"),
+        ({"sizes": [12]}, "the metadata's sizes is no dict"),
+        ({"epochs": "1"}, "the metadata's epochs is no int"),
+        ({"classes": ["\x1b[2J"]}, "the metadata's names cannot be printed"),
+        ({"sha256": "0" * 64}, "Damaged weights"),
+        ({"note": "x" * (5 << 20)}, "Not a weights file"),
+    ],
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_metadata_that_lies_is_refused(tmp_path, name, metadata, message):
+    model = mnist_mlp((12,))
+    if name.endswith(".keras"):
+        model.save(tmp_path / name)
+        formats.add_to_archive(tmp_path / name, metadata)
+    else:
+        names = [f"layers/{layer}/vars/{place}" for layer in ("dense", "dense_1") for place in "01"]
+        formats.write(tmp_path / name, dict(zip(names, model.get_weights(), strict=True)), metadata)
+    with pytest.raises(ValueError, match=rf"{message}.*Received: path="):
+        weights.restore(tmp_path / name, "mnist-mlp")
+
+
+def test_metadata_nested_too_deeply_is_refused(tmp_path):
+    mnist_mlp().save(tmp_path / "deep.keras")
+    with zipfile.ZipFile(tmp_path / "deep.keras", "a") as archive:
+        archive.writestr("keras_examples.json", "[" * 1_000_000)
+    with pytest.raises(ValueError, match="Not a weights file"):
+        weights.restore(tmp_path / "deep.keras", "mnist-mlp")
+
+
+def test_shapes_that_contradict_each_other_build_no_model(tmp_path):
+    with h5py.File(tmp_path / "wide.weights.h5", "w") as file:
+        for name, shape in {"dense/vars/0": (1, 1), "dense/vars/1": (10**6,), "dense_1/vars/0": (1, 10)}.items():
+            file[f"layers/{name}"] = np.zeros(shape, "float32")
+        file["layers/dense_1/vars/1"] = np.zeros(10, "float32")
+    with pytest.raises(
+        ValueError, match=r"layers/dense/vars/0 is \(784, 1000000\) in mnist-mlp and \(1, 1\) in the file"
+    ):
+        weights.restore(tmp_path / "wide.weights.h5", "mnist-mlp")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"compression": "gzip"},
+        {"chunks": (1,)},
+        {"external": [("secret", 0, 40)]},
+    ],
+)
+def test_arrays_that_are_not_simply_there_are_refused(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(bytes(40))
+    mnist_linear().save_weights("odd.weights.h5")
+    with h5py.File("odd.weights.h5", "a") as file:
+        del file["layers/dense/vars/1"]
+        file.create_dataset("layers/dense/vars/1", (10,), "f4", **how)
+    with pytest.raises(ValueError, match="layers/dense/vars/1 is compressed, incomplete or in another file"):
+        weights.restore("odd.weights.h5", "mnist-linear")
+
+
+@pytest.mark.parametrize("link", [h5py.SoftLink("/layers/dense/vars/0"), h5py.ExternalLink("other.h5", "/x")])
+def test_links_are_not_followed(tmp_path, link):
+    mnist_linear().save_weights(tmp_path / "odd.weights.h5")
+    with h5py.File(tmp_path / "odd.weights.h5", "a") as file:
+        del file["layers/dense/vars/1"]
+        file["layers/dense/vars/1"] = link
+    with pytest.raises(ValueError, match="those in the file layers/dense/vars/0. Received"):
+        weights.restore(tmp_path / "odd.weights.h5", "mnist-linear")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_of_keras_is_read(tmp_path, dtype):
+    model = keras.Sequential(
+        [keras.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10, dtype=keras.DTypePolicy(dtype))]
+    )
+    model.save_weights(tmp_path / "half.weights.h5")
+    restored, _ = weights.restore(tmp_path / "half.weights.h5", "mnist-linear")
+    assert restored.weights[0].dtype == "float32"
+    np.testing.assert_array_equal(restored.get_weights()[0], model.get_weights()[0].astype("float32"))
+    assert weights.describe(tmp_path / "half.weights.h5")["tensors"][0]["dtype"] == dtype
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mnist_linear().save_weights("mine.weights.h5")
+    os.chmod("mine.weights.h5", 0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(OSError, match=r"Cannot read mine.weights.h5: Permission denied. Received: path="):
+            weights.restore("mine.weights.h5", "mnist-linear")
+    finally:
+        os.seteuid(0)
+
+
+def test_an_example_without_a_row_of_names_has_those_of_keras(tmp_path, monkeypatch):
+    monkeypatch.delitem(layouts.LAYOUTS, "mnist-mlp")
+    model, metadata = randomised(mnist_mlp((12,))), {"example": "mnist-mlp", "sizes": {"hidden_units": [12]}}
+    weights.write(tmp_path / "model.safetensors", model, metadata, "keras")
+    assert_same(model, weights.restore(tmp_path / "model.safetensors", "mnist-mlp")[0])
+    with pytest.raises(ValueError, match=r"No such names. Received: names='candle', example='mnist-mlp'. Use keras."):
+        weights.write(tmp_path / "model.safetensors", model, metadata)
+
+
+def test_another_vocabulary_is_said(tmp_path):
+    sizes = {"vocabulary_size": 3, "units": 4}
+    model = keras_examples.char_lstm(**sizes)
+    weights.write(tmp_path / "abc.safetensors", model, {"example": "charrnn", "vocabulary": "abc"})
+    _, metadata = weights.restore(tmp_path / "abc.safetensors", "charrnn", vocabulary=Vocabulary("abc"))
+    assert weights.vocabulary_of("abc.safetensors", metadata).characters == "abc"
+    for other in ("abd", "abcd"):
+        with pytest.raises(ValueError, match="Weights of another vocabulary: 3 characters"):
+            weights.restore(tmp_path / "abc.safetensors", "charrnn", vocabulary=Vocabulary(other))

@@ -1,0 +1,179 @@
+"""Checkpoints: all that a run needs to go on, to the bit, as if it had never stopped.
+
+An HDF5 file beside the weights: the variables of model and optimizer, the state of torch's random generators and, as
+JSON, the run's options and how far it came. Its first 512 bytes, which HDF5 leaves to us, hold the SHA-256 of the rest.
+The checkpoint before is kept, so that there is an intact one at any moment.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from keras_examples.devices import device_of
+from keras_examples.files import whole_file
+
+USER_BLOCK = 512  # bytes, the least that HDF5 knows
+RUN = {"example": str, "options": dict, "conditions": dict, "epoch": int, "step": int, "seconds": float}
+RUN |= {"history": dict, "metrics": list}
+
+
+class Checkpoints:
+    """The newest checkpoint of a run, and the one before.
+
+    Args:
+        weights_path: Where the run's weights will go.
+        resumed: The one that the run goes on from, or None.
+    """
+
+    def __init__(self, weights_path: str | Path, resumed: Path | None = None):
+        stem = str(Path(weights_path).with_suffix("")).removesuffix(".weights")
+        self.newest, self.previous = Path(f"{stem}.checkpoint.h5"), Path(f"{stem}.checkpoint.previous.h5")
+        self.keeps_newest = resumed == self.newest
+        self.written = self.cost = 0.0  # seconds
+
+    def present(self) -> list[Path]:
+        return [path for path in (self.newest, self.previous) if path.is_file()]
+
+    def choose(self) -> Path:
+        """The newest that is intact. Raises ValueError if there is none."""
+        for path in self.present():
+            with path.open("rb") as file:
+                digest = file.read(USER_BLOCK)[:32]
+                if hashlib.file_digest(file, "sha256").digest() == digest:
+                    return path
+        found = " and ".join(map(str, self.present()))
+        raise ValueError(f"Damaged checkpoint. Received: {found}. Train anew without --resume.")
+
+    def write_if_due(self, model: keras.Model, run: dict[str, Any]) -> None:
+        """Writes, unless that would take more than a twentieth of the time."""
+        if time.monotonic() - self.written > 20 * self.cost:
+            self.write(model, run)
+
+    def write(self, model: keras.Model, run: dict[str, Any]) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            model: Compiled model, its optimizer built.
+            run: What `read_run` will return, see `RUN`.
+
+        Raises:
+            OSError: the file cannot be written; the checkpoint before is intact.
+        """
+        start = time.monotonic()
+        content = io.BytesIO()
+        with h5py.File(content, "w", userblock_size=USER_BLOCK) as file:
+            file["run"] = np.frombuffer(json.dumps(run).encode(), np.uint8)
+            for name, array in (_arrays(model) | random_state(model)).items():
+                file[name] = array
+        buffer = content.getbuffer()
+        buffer[:32] = hashlib.sha256(buffer[USER_BLOCK:]).digest()
+        with whole_file(self.newest) as temporary:
+            temporary.write_bytes(buffer)
+            if self.keeps_newest and self.newest.exists():
+                self.newest.replace(self.previous)
+        self.keeps_newest = True
+        self.written = time.monotonic()
+        self.cost = self.written - start
+
+    def remove(self) -> None:
+        """Removes them, and what was left by runs that were killed while they wrote one."""
+        name = f".{self.newest.name.partition('.')[0]}."
+        left = [path for path in self.newest.parent.glob(".*.checkpoint.h5") if path.name.startswith(name)]
+        for path in (self.newest, self.previous, *left):
+            path.unlink(missing_ok=True)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Reads a run's options and how far it came. Raises ValueError if the file is no checkpoint."""
+    with _open(path) as file:
+        run = json.loads(_read(file, "run", np.uint8, None, path.stat().st_size).tobytes())
+        if (
+            not isinstance(run, dict)
+            or any(type(run.get(key)) is not kind for key, kind in RUN.items())
+            or type(run["options"].get("sizes")) is not dict
+        ):
+            raise ValueError("what it says of the run is not what was written")
+    return run
+
+
+def restore(path: Path, model: keras.Model) -> dict[str, np.ndarray]:
+    """Gives a model and its optimizer the variables of a checkpoint, and returns the random state.
+
+    Args:
+        path: The checkpoint.
+        model: Compiled model, its optimizer built; left as it was if anything does not fit.
+
+    Raises:
+        ValueError: not a checkpoint of such a model.
+    """
+    expected = _arrays(model) | random_state(model)
+    with _open(path) as file:
+        found = {name: _read(file, name, array.dtype, array.shape, array.nbytes) for name, array in expected.items()}
+    for name, variable in _variables(model).items():
+        variable.assign(found.pop(name))
+    return found
+
+
+def random_state(model: keras.Model) -> dict[str, np.ndarray]:
+    """The state, uint8, of torch's generators on the CPU and the model's device; all others are variables."""
+    return {name: module.get_rng_state().numpy() for name, module in _generators(model).items()}
+
+
+def set_random_state(model: keras.Model, state: dict[str, np.ndarray]) -> None:
+    """Has the generators go on from what `random_state` returned."""
+    import torch
+
+    for name, module in _generators(model).items():
+        module.set_rng_state(torch.from_numpy(state[name]))
+
+
+def _generators(model: keras.Model) -> dict[str, Any]:
+    if keras.backend.backend() != "torch":
+        return {}
+    import torch
+
+    device = device_of(model)
+    return {"random cpu": torch} | ({} if device == "cpu" else {f"random {device}": getattr(torch, device)})
+
+
+def _variables(model: keras.Model) -> dict[str, keras.Variable]:
+    return {
+        f"{owner} {place}": variable
+        for owner, variables in (("model", model.variables), ("optimizer", model.optimizer.variables))
+        for place, variable in enumerate(variables)
+    }
+
+
+def _arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    return {name: keras.ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, LookupError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"Not a checkpoint of such a run ({reason}). Received: path={str(path)!r}. Train anew without --resume."
+        ) from error
+
+
+def _read(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...] | None, limit: int) -> np.ndarray:
+    """An array that lies in the file itself, if it is of this type and shape, and not above the limit in bytes."""
+    item = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
+        raise ValueError(f"{name} is missing, or not in the file itself")
+    if item.dtype != dtype or (shape is not None and item.shape != shape) or item.nbytes > limit:
+        raise ValueError(f"{name} is {item.dtype} {item.shape}, expected {np.dtype(dtype)} {shape or ''}")
+    return np.asarray(item[()])

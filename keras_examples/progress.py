@@ -1,0 +1,159 @@
+"""What happens around the steps of a run: the lines for a person, checkpoints, and how it stops and goes on."""
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_examples.batches import Batches
+from keras_examples.checkpoints import Checkpoints, set_random_state
+from keras_examples.tasks import Task
+from keras_examples.vocabulary import Vocabulary
+
+
+class Stopped(Exception):
+    """Ends `model.fit` between two steps."""
+
+
+class Progress(keras.callbacks.Callback):
+    """Follows a run from where it stands: `epoch` completed epochs and `step` steps of the one after.
+
+    Args:
+        task: What is learned.
+        batches: Training batches.
+        vocabulary: The characters that the model knows, if it reads text.
+        run: What its checkpoints say of it, see `checkpoints.RUN`.
+        checkpoints: Where they go, or None.
+        random: Random state of the checkpoint to go on from, or None.
+        echo: Takes each line.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batches: Batches,
+        vocabulary: Vocabulary | None,
+        run: dict[str, Any],
+        checkpoints: Checkpoints | None,
+        random: dict[str, np.ndarray] | None,
+        echo: Callable[[str], None],
+    ):
+        super().__init__()
+        self.task, self.batches, self.vocabulary = task, batches, vocabulary
+        self.given, self.checkpoints, self.random, self.echo = run, checkpoints, random, echo
+        self.epoch, self.step, self.history = run["epoch"], run["step"], run["history"]
+        self.stopped = self.diverged = False
+        self.steps_here, self.seconds_training = 0, 0.0
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """What the run took so far, its parts before an interruption included."""
+        return self.given["seconds"] + time.perf_counter() - self.began
+
+    def run(self) -> dict[str, Any]:
+        """What a checkpoint written now says of the run."""
+        metrics = [float(keras.ops.convert_to_numpy(v)) for v in self.model.metrics_variables] if self.step else []
+        now = {"epoch": self.epoch, "step": self.step, "history": self.history, "metrics": metrics}
+        return self.given | now | {"seconds": self.seconds}
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if epoch:
+            self.show_preview()
+        self.batches.set_epoch(epoch)
+        if self.random:
+            set_random_state(self.model, self.random)
+            if self.step:
+                self.skip_steps(self.random)
+            self.random = None
+        self.start = time.perf_counter()
+
+    def skip_steps(self, random: dict[str, np.ndarray]) -> None:
+        """Has the steps that were taken before do nothing, and the first one after them find all as it was left."""
+        take_step = self.model.train_function
+
+        def step(data: Any) -> Any:
+            if not self.steps_here:
+                return {}
+            for variable, value in zip(self.model.metrics_variables, self.given["metrics"]):
+                variable.assign(value)
+            set_random_state(self.model, random)  # Keras's data loader draws from it
+            self.model.train_function = take_step
+            return take_step(data)
+
+        self.model.train_function = step
+
+    # At the beginning of a step, since Keras reads the metrics off the device for whoever listens at its end.
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if batch < self.step:
+            return  # taken before the interruption
+        self.step = batch
+        # Before the first step the random state is not yet where this step will find it. Other backends than torch hold
+        # their variables until an epoch's end.
+        if self.stopped and batch and self.steps_here and keras.backend.backend() == "torch":
+            self.seconds_training += time.perf_counter() - self.start
+            if has_progress_bar():
+                self.echo("")  # Keras ends the bar's line only with the epoch
+            raise Stopped
+        self.steps_here += 1
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.seconds_training += time.perf_counter() - self.start
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = {} if logs is None else logs
+        self.task.derive(logs)  # in place, so that the progress bar has it too
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self.epoch, self.step = epoch + 1, 0
+        self.diverged = not all(map(math.isfinite, logs.values()))
+        if not has_progress_bar():
+            seconds = time.perf_counter() - self.start
+            line = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
+            self.echo(f"epoch {epoch + 1}/{self.params['epochs']}  {line}  {seconds:.1f} s")
+        self.model.stop_training = self.stopped or self.diverged
+        if self.checkpoints and self.epoch < self.params["epochs"] and not self.model.stop_training:
+            self.checkpoints.write_if_due(self.model, self.run())
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        self.show_preview()
+
+    def show_preview(self) -> None:
+        if has_progress_bar() and not self.diverged and (preview := self.task.preview(self.model, self.vocabulary)):
+            self.echo(f"{preview}\n")
+
+
+def has_progress_bar() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # Keras's bar is coloured
+
+
+@contextlib.contextmanager
+def stop_on_signals(progress: Progress) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends training after the step under way; a second one acts at once, as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: object) -> None:
+        progress.stopped = True
+        restore()
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        restore()
