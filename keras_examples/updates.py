@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 import torch
 
-from keras_examples.optimizers import Centred, CentredAdam, CentredSGD
+from keras_examples.optimizers import Centred
 
 
 def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Callable[[list[torch.Tensor]], None]:
@@ -19,7 +19,7 @@ def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Call
         optimizer: A built optimizer.
         variables: The trained variables, in the order of the gradients to come.
     """
-    make = FUSED.get(type(optimizer))
+    make = next((make for kind, make in FUSED.items() if isinstance(optimizer, kind)), None)
     if make is None or not _is_plain(optimizer, variables):
         return torch.no_grad()(lambda gradients: optimizer.apply(gradients, variables))
     update = make(optimizer, variables)
@@ -30,7 +30,8 @@ def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Call
 
 def _is_plain(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> bool:
     return (
-        not (optimizer.use_ema or optimizer.gradient_accumulation_steps or optimizer.loss_scale_factor)
+        (isinstance(optimizer, Centred) or type(optimizer).__module__.startswith("keras.src."))
+        and not (optimizer.use_ema or optimizer.gradient_accumulation_steps or optimizer.loss_scale_factor)
         and all(v.dtype in ("float32", "float64") and not v.overwrite_with_gradient for v in variables)
         and not any(v.constraint for v in variables)
         and not getattr(optimizer, "amsgrad", False)
@@ -104,13 +105,7 @@ def _fused_adam(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> 
     return update
 
 
-FUSED = {
-    keras.optimizers.SGD: _fused_sgd,
-    CentredSGD: _fused_sgd,
-    keras.optimizers.Adam: _fused_adam,
-    keras.optimizers.AdamW: _fused_adam,
-    CentredAdam: _fused_adam,
-}
+FUSED = {keras.optimizers.SGD: _fused_sgd, keras.optimizers.Adam: _fused_adam}
 
 
 class _Number:

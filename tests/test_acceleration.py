@@ -134,6 +134,30 @@ def test_optimizers(optimizer):
     assert_same_as_stock(run)
 
 
+class Operations(torch.utils._python_dispatch.TorchDispatchMode):
+    """Collects the names of the operations that are run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function._schema.name.removeprefix("aten::"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "adamw, schedule", "adam, centred", "sgd, nesterov, schedule", "sgd, centred"]
+)
+def test_plain_optimizers_run_fused(name):
+    model = compiled(small(dense()), OPTIMIZERS[name](), True)
+    model.train_on_batch(X, Y)
+    with Operations() as run:
+        model.train_on_batch(X, Y)
+    assert {"_fused_adamw_", "_fused_sgd_"} & run.names
+    assert "sqrt" not in run.names
+
+
 class Pairs(keras.utils.PyDataset):
     def __len__(self):
         return 4
