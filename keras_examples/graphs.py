@@ -10,14 +10,18 @@ from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
 
 NARROW = 16  # columns
+SMALL = 1e7  # floating-point operations, for which it takes longer to wake threads than to do them
+WHOLE = (torch.int32, torch.int64)
 
 # Through torch's own binding each of these calls costs a microsecond less than through the operator that is recorded.
 DIRECT = (
-    "abs add addmm argmax div eq exp log mean mm mul neg permute pow relu sigmoid sqrt sub sum t tanh unsqueeze where"
+    "abs add addmm argmax div eq exp log mean mm mul neg permute pow relu sigmoid sqrt sub sum t tanh unsqueeze where "
+    "_log_softmax _log_softmax_backward_data"
 ).split()
 
 
@@ -34,18 +38,32 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[...
     Raises:
         Exception: What the step does depends on the values of its inputs, or torch cannot record it.
     """
-    with torch.random.fork_rng():  # the recorded run must leave no trace, not even in the random numbers
+    # The recorded run must leave no trace, not even in the random numbers.
+    with torch.random.fork_rng(), FlopCounterMode(display=False) as work:
         module = make_fx(step, decomposition_table=NARROW_KERNELS)(*inputs)
     graph = module.graph
     graph.eliminate_dead_code()
     _fold_constants(module)
-    for rewrite in (_give_bias_to_convolutions, _sum_instead_of_means, _call_directly):
+    for rewrite in (_give_bias_to_convolutions, _sum_instead_of_means, _scale_in_place, _call_directly):
         graph.eliminate_dead_code()
         rewrite(graph)
     graph.eliminate_dead_code()
     graph.set_codegen(torch.fx.graph.CodeGen())  # plain arguments instead of a pytree
     module.recompile()
-    return module.forward
+    small = inputs[0].device.type == "cpu" and work.get_total_flops() < SMALL
+    return _on_one_thread(module.forward) if small else module.forward
+
+
+def _on_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*inputs: torch.Tensor) -> Any:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*inputs)
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
 
 
 class Substitutions(torch.overrides.TorchFunctionMode):
@@ -142,15 +160,8 @@ def _fold_constants(module: torch.fx.GraphModule) -> None:
         if node.target._schema.is_mutable and node.args[0] in constants:
             raise ValueError(f"{node.target} changes a constant in place")
         known = [i in constants for i in node.all_input_nodes]
-        if node.target in (aten.detach.default, aten.alias.default):
-            node.replace_all_uses_with(node.args[0])
-            continue
-        if (
-            node.target is aten.add.Tensor
-            and _is_zero(constants.get(node.args[1]))
-            and node.args[0].meta["val"].dtype == node.meta["val"].dtype
-        ):
-            node.replace_all_uses_with(node.args[0])  # the offset of Rescaling
+        if repeated := _repeated(node, constants):
+            node.replace_all_uses_with(repeated)
             continue
         if node.target is aten.ones_like.default and node.meta["val"].ndim == 0:  # the gradient of a loss
             value = torch.ones((), dtype=node.meta["val"].dtype, device=node.meta["val"].device)
@@ -165,12 +176,51 @@ def _fold_constants(module: torch.fx.GraphModule) -> None:
         module.register_buffer(name, value)
         with module.graph.inserting_before(node):
             folded = module.graph.get_attr(name)
+        folded.meta["val"] = value
         constants[folded] = value
         node.replace_all_uses_with(folded)
 
 
-def _is_zero(value: torch.Tensor | None) -> bool:
-    return value is not None and value.ndim == 0 and not value.any()
+def _repeated(node: Any, constants: dict[torch.fx.Node, torch.Tensor]) -> torch.fx.Node | None:
+    """The node whose value this one only repeats, or None."""
+    target, args = node.target, node.args
+    known = [constants[arg] if isinstance(arg, torch.fx.Node) and arg in constants else None for arg in args]
+    if target in (aten.detach.default, aten.alias.default):
+        return args[0]
+    if target is aten.add.Tensor and known[1] is not None and not known[1].any():  # the offset of Rescaling
+        source = args[0]
+    elif target is aten.where.self and known[0] is not None and known[0].ndim == 0:
+        source = args[1] if known[0] else args[2]
+    elif target is aten.t.default and _is_call(args[0], target):
+        source = args[0].args[0]
+    elif target is aten.sum.default:  # of one number
+        source = args[0]
+    elif target is aten._to_copy.default and _is_cast(node) and _is_cast(args[0]):
+        if args[0].args[0].meta["val"].dtype in WHOLE and args[0].meta["val"].dtype in (*WHOLE, torch.float32):
+            node.args = args[0].args  # class numbers and ids, far below 2**24, come through unharmed
+        return None
+    else:
+        return None
+    same = source.meta["val"].shape == node.meta["val"].shape and source.meta["val"].dtype == node.meta["val"].dtype
+    return source if same else None
+
+
+def _is_cast(node: Any) -> bool:
+    return _is_call(node, aten._to_copy.default) and node.kwargs.keys() == {"dtype"}
+
+
+def _scale_in_place(graph: torch.fx.Graph) -> None:
+    """Has what was just cast, as pixels are, scaled where it lies."""
+    for scaled in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
+        cast: Any = scaled.args[0]
+        before = scaled.meta["val"]
+        if (
+            _is_cast(cast)
+            and len(cast.users) == 1
+            and cast.args[0].meta["val"].dtype != cast.meta["val"].dtype
+            and (cast.meta["val"].shape, cast.meta["val"].dtype) == (before.shape, before.dtype)
+        ):
+            scaled.target = torch.Tensor.mul_
 
 
 def _give_bias_to_convolutions(graph: torch.fx.Graph) -> None:
@@ -217,8 +267,15 @@ def _call_directly(graph: torch.fx.Graph) -> None:
             node.target = getattr(torch, name)
         elif name in ("view", "_unsafe_view"):
             node.target = torch.reshape
+        elif name == "clone" and _compacts(node):
+            node.target, node.kwargs = torch.Tensor.contiguous, {}
         elif name == "_to_copy" and node.kwargs.keys() == {"dtype"}:
             node.target = torch.Tensor.to
+
+
+def _compacts(clone: Any) -> bool:
+    contiguous = clone.args[0].meta["val"].is_contiguous()
+    return clone.kwargs.get("memory_format") is torch.contiguous_format and not contiguous
 
 
 def cuda_graph(graph: Callable[..., Any], values: list[torch.Tensor], batch: list[torch.Tensor]) -> Callable[..., Any]:
