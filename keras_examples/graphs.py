@@ -173,7 +173,7 @@ def _fold_constants(module: torch.fx.GraphModule) -> None:
         else:
             continue
         name = f"constant_{node.name}"
-        module.register_buffer(name, value)
+        setattr(module, name, value)  # a buffer would be looked up more slowly
         with module.graph.inserting_before(node):
             folded = module.graph.get_attr(name)
         folded.meta["val"] = value
