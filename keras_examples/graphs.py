@@ -50,6 +50,7 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[...
     graph.eliminate_dead_code()
     graph.set_codegen(torch.fx.graph.CodeGen())  # plain arguments instead of a pytree
     module.recompile()
+    module.__dict__.update(module._buffers)  # where Python looks first
     small = inputs[0].device.type == "cpu" and work.get_total_flops() < SMALL
     return _on_one_thread(module.forward) if small else module.forward
 
@@ -173,7 +174,7 @@ def _fold_constants(module: torch.fx.GraphModule) -> None:
         else:
             continue
         name = f"constant_{node.name}"
-        setattr(module, name, value)  # a buffer would be looked up more slowly
+        module.register_buffer(name, value)
         with module.graph.inserting_before(node):
             folded = module.graph.get_attr(name)
         folded.meta["val"] = value

@@ -49,6 +49,7 @@ def assert_same_as_stock(run, rtol=1e-4, atol=1e-5):
         keras.utils.set_random_seed(0)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*not accelerated.*")
+            warnings.filterwarnings("error", module="keras_examples")
             results.append(run(accelerated))
     stock, ours = map(keras.tree.flatten, results)
     assert len(stock) == len(ours)
