@@ -89,6 +89,7 @@ DEVICE_OPTION = option(
     help="auto: cuda if there is one, else mps, else cpu.",
 )
 WEIGHTS_OPTION = option("--weights", "path", metavar="PATH", help="Weights to use instead of what was last trained.")
+TENSORS = ".safetensors"
 NAMES_OPTION = option(
     "--names",
     type=click.Choice(["candle", "tch", "keras"]),
@@ -232,6 +233,8 @@ def example(name: str, arches: tuple[str, ...], help: str, *sizes: click.Option)
         """Writes trained weights to PATH, in the format it ends in: .weights.h5, .keras, .safetensors or .onnx."""
         from keras_examples import weights
 
+        if click.get_current_context().get_parameter_source("names") is COMMANDLINE and not target.endswith(TENSORS):
+            raise click.UsageError(f"--names is for {TENSORS} files. Received: {target}. Leave it out.")
         source = weights.find(identify(name, arch), path)
         model, metadata = weights.restore(source, identify(name, arch))
         weights.write(target, model, metadata, names)

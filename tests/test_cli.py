@@ -68,6 +68,7 @@ def test_help_needs_neither_keras_nor_numpy():
         ("mnist --data fake", "'fake' is not one of 'auto', 'real', 'synthetic'"),
         ("mnist --device tpu", "'tpu' is not one of"),
         ("mnist save", "Missing argument 'PATH'"),
+        ("mnist save x.keras --names tch", "--names is for .safetensors files. Received: x.keras."),
         ("datasets verify imagenet", "'imagenet' is not one of"),
         ("mnits", "No such command 'mnits'"),
     ],
