@@ -319,7 +319,7 @@ def test_killed_at_any_moment_a_run_can_go_on(rounds, tmp_path):
 
 
 def test_the_same_command_with_resume_ends_an_interrupted_one():
-    options = SMALL | {"limit": 1000, "epochs": 40}
+    options = SMALL | {"limit": 1000, "epochs": 100}
     whole = fit("mnist-linear", **options, save="whole.weights.h5", **silent)
     command = [sys.executable, str(ROOT / "cli.py"), "mnist"]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
