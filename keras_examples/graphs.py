@@ -124,9 +124,13 @@ def _narrow_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return NotImplemented
 
 
+def _is_narrow(x: torch.Tensor, dimension: int) -> bool:
+    return x.device.type == "cpu" and x.ndim == 2 and dimension % 2 == 1 and x.shape[1] < NARROW
+
+
 def _narrow_log_softmax(x: torch.Tensor, dimension: int, half_to_float: bool) -> torch.Tensor:
     # Turned over, so that it runs along the batch: 10 times faster, and so is its gradient.
-    if x.device.type == "cpu" and x.ndim == 2 and dimension % 2 == 1 and x.shape[1] < NARROW:
+    if _is_narrow(x, dimension):
         return torch._log_softmax(x.t().contiguous(), 0, half_to_float).t()
     return NotImplemented
 
@@ -134,7 +138,7 @@ def _narrow_log_softmax(x: torch.Tensor, dimension: int, half_to_float: bool) ->
 def _narrow_log_softmax_gradient(
     gradient: torch.Tensor, outputs: torch.Tensor, dimension: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    if gradient.device.type == "cpu" and gradient.ndim == 2 and dimension % 2 == 1 and gradient.shape[1] < NARROW:
+    if _is_narrow(gradient, dimension):
         turned = gradient.t().contiguous(), outputs.t().contiguous()
         return torch._log_softmax_backward_data(*turned, 0, dtype).t()
     return NotImplemented

@@ -1,7 +1,6 @@
 """Fit and evaluate, for any recipe."""
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -101,7 +100,7 @@ def fit(
         "dataset": dataset.name,
         "classes": getattr(dataset, "class_names", None),
         "seed": seed,
-        "data_sha256": _digest(train),
+        "data_sha256": weights.digest(keras.tree.flatten(train)),
         "precision": precision,
     }
     with _precision(precision):
@@ -260,13 +259,6 @@ def _report(
 
 def _dataset(recipe: Recipe, text: str | Path | None, data: str, data_dir: str | Path) -> Any:
     return recipe.dataset(data=data, data_dir=data_dir, **({"path": text} if text else {}))
-
-
-def _digest(arrays: Any) -> str:
-    digest = hashlib.sha256()
-    for array in keras.tree.flatten(arrays):
-        digest.update(array.data.cast("B"))
-    return digest.hexdigest()
 
 
 def _same_conditions(checkpoint: Path, conditions: dict[str, str]) -> dict[str, Any]:

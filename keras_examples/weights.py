@@ -119,8 +119,8 @@ def restore(
                 here, there = (shape or "absent" for shape in shapes)
                 raise _other(path, f"{name} is {here} in {model.name} and {there} in the file")
         values = {name: tensors[name].read() for name in expected}
-    digest = _digest(values.values())
-    if metadata.get("sha256", digest) != digest:
+    found = digest(values.values())
+    if metadata.get("sha256", found) != found:
         raise ValueError(
             f"Damaged weights: they are not those that were written. Received: path={str(path)!r}. Give another copy."
         )
@@ -175,7 +175,7 @@ def write(path: str | Path, model: keras.Model, metadata: dict[str, Any], names:
     formats.check_format(path, WRITTEN)
     arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _variables(model)}
     versions = {name: import_module(name).__version__ for name in ("keras_examples", "keras", keras.backend.backend())}
-    metadata = {"versions": versions} | metadata | {"sha256": _digest(arrays.values())}
+    metadata = {"versions": versions} | metadata | {"sha256": digest(arrays.values())}
     with whole_file(path) as temporary:
         if temporary.suffix == ".onnx":
             exports.write_onnx(temporary, model, metadata)
@@ -229,12 +229,12 @@ def _check_vocabulary(path: str | Path, metadata: dict[str, Any], vocabulary: Vo
         )
 
 
-def _digest(arrays: Iterable[np.ndarray]) -> str:
-    """SHA-256 over weights in Keras's layout, whatever the file's."""
-    digest = hashlib.sha256()
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 over arrays as they lie in memory, in hexadecimal; weights are in Keras's layout, whatever the file's."""
+    total = hashlib.sha256()
     for array in arrays:
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        total.update(np.ascontiguousarray(array).data.cast("B"))
+    return total.hexdigest()
 
 
 def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
