@@ -34,13 +34,13 @@ def save_predictions(
     columns = min(len(x), 10)
     rows = -(-len(x) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.3 * columns + 0.4, 1.55 * rows + 0.6), squeeze=False, layout="constrained"
+        rows, columns, figsize=(1.3 * columns + 0.4, 1.7 * rows + 0.6), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, true, guess in zip(axes.flat, x, y, predicted):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        label = class_names[true] if true == guess else f"{class_names[true]}, not {class_names[guess]}"
+        label = class_names[true] if true == guess else f"{class_names[true]},\nnot {class_names[guess]}"
         axis.set_title(label, fontsize=9, color=RIGHT if true == guess else WRONG)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
