@@ -164,9 +164,10 @@ class _Step:
             results = self.graph(*self.values, *batch)
         if self.mode == "predict":
             return keras.tree.pack_sequence_as(self.outputs, results)
-        if self.update:
-            self.update(results[: len(self.trained)])
-        torch._foreach_copy_(self.assigned, results[len(self.trained) :])
+        with torch.no_grad():
+            if self.update:
+                self.update(results[: len(self.trained)])
+            torch._foreach_copy_(self.assigned, results[len(self.trained) :])
         return None
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,8 +22,8 @@ WHOLE = (torch.int32, torch.int64)
 
 # Through torch's own binding each of these calls costs a microsecond less than through the operator that is recorded.
 DIRECT = (
-    "abs add addmm argmax div eq exp log mean mm mul neg permute pow relu sigmoid sqrt sub sum t tanh unsqueeze where "
-    "_log_softmax _log_softmax_backward_data"
+    "abs add addmm argmax div eq exp exp_ gather log mean mm mul mul_ neg permute pow relu scatter_add_ sigmoid sqrt "
+    "squeeze sub sum t tanh transpose unsqueeze where _log_softmax"
 ).split()
 
 
@@ -38,8 +40,9 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[...
     Raises:
         Exception: What the step does depends on the values of its inputs, or torch cannot record it.
     """
+    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))  # else one is made for each operation
     # The recorded run must leave no trace, not even in the random numbers.
-    with torch.random.fork_rng(), FlopCounterMode(display=False) as work:
+    with torch.random.fork_rng(), tracing(shapes), FlopCounterMode(display=False) as work:
         module = make_fx(step, decomposition_table=NARROW_KERNELS)(*inputs)
     graph = module.graph
     graph.eliminate_dead_code()
@@ -83,8 +86,14 @@ class Substitutions(torch.overrides.TorchFunctionMode):
             return x
         if function is torch.nn.functional.one_hot:  # torch's own reads the largest index back, to check it
             return (x.unsqueeze(-1) == torch.arange(args[1], device=x.device)).long()
-        if function is torch.nn.functional.cross_entropy and x.ndim == 3:  # (batch, classes, time), as Keras moves it
-            return _CrossEntropy.apply(x.movedim(1, -1), args[1])
+        if function is torch.nn.functional.cross_entropy and kwargs == {"reduction": "none"} and args[1].ndim < x.ndim:
+            logits, targets = x.movedim(1, -1), args[1]  # Keras moves the classes to the front
+            if _lies_by_time(logits):
+                return _CrossEntropy.apply(logits.transpose(0, 1), targets.t()).t()
+            return _CrossEntropy.apply(logits, targets)
+        if function is torch.matmul and _lies_by_time(x) and args[1].ndim == 2:
+            # As an LSTM's outputs lie, so may what is made of them, which saves copies.
+            return function(x.transpose(0, 1), args[1]).transpose(0, 1)
         if function is torch.nn.functional.max_pool2d and x in self.before_relu:
             # The largest of four, rectified, is the largest of four rectified: a quarter of the work.
             return torch.relu(function(self.before_relu[x], *args[1:], **(kwargs or {})))
@@ -96,25 +105,34 @@ class Substitutions(torch.overrides.TorchFunctionMode):
         return result
 
 
+def _lies_by_time(x: torch.Tensor) -> bool:
+    """Whether what is shaped (batch, time, features) lies in memory as (time, batch, features)."""
+    return x.ndim == 3 and not x.is_contiguous() and x.transpose(0, 1).is_contiguous()
+
+
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy of each character; its backward pass takes one buffer as large as the logits, torch's own three.
+    """Cross-entropy of each sample or character; its backward pass takes no buffer more, torch's own three.
 
     Logits are `(..., classes)`, targets `(...)` int64, the result `(...)`.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        normalizer = torch.logsumexp(logits, -1)
-        ctx.save_for_backward(logits, targets, normalizer)
-        return normalizer - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        # Turned over, so that it runs along the batch, a narrow softmax is 10 times faster, and so is its gradient.
+        turned = logits.device.type == "cpu" and logits.ndim == 2 and logits.shape[1] < NARROW
+        ctx.classes, logits = (0, logits.t().contiguous()) if turned else (-1, logits)
+        log_probabilities = logits.log_softmax(ctx.classes)
+        targets = targets.unsqueeze(ctx.classes)
+        ctx.save_for_backward(log_probabilities, targets)
+        return log_probabilities.gather(ctx.classes, targets).squeeze(ctx.classes).neg()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits, targets, normalizer = ctx.saved_tensors
-        softmax = (logits - normalizer.unsqueeze(-1)).exp_()
-        targets = targets.unsqueeze(-1)
-        softmax.scatter_add_(-1, targets, softmax.new_full((1,), -1.0).expand(targets.shape))
-        return softmax.mul_(gradient.unsqueeze(-1)), None
+        log_probabilities, targets = ctx.saved_tensors
+        logits_gradient = log_probabilities.exp_()
+        logits_gradient.scatter_add_(ctx.classes, targets, gradient.new_full((1,), -1.0).expand(targets.shape))
+        logits_gradient.mul_(gradient.unsqueeze(ctx.classes))
+        return logits_gradient.t() if ctx.classes == 0 else logits_gradient, None
 
 
 def _narrow_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -124,30 +142,8 @@ def _narrow_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return NotImplemented
 
 
-def _is_narrow(x: torch.Tensor, dimension: int) -> bool:
-    return x.device.type == "cpu" and x.ndim == 2 and dimension % 2 == 1 and x.shape[1] < NARROW
-
-
-def _narrow_log_softmax(x: torch.Tensor, dimension: int, half_to_float: bool) -> torch.Tensor:
-    # Turned over, so that it runs along the batch: 10 times faster, and so is its gradient.
-    if _is_narrow(x, dimension):
-        return torch._log_softmax(x.t().contiguous(), 0, half_to_float).t()
-    return NotImplemented
-
-
-def _narrow_log_softmax_gradient(
-    gradient: torch.Tensor, outputs: torch.Tensor, dimension: int, dtype: torch.dtype
-) -> torch.Tensor:
-    if _is_narrow(gradient, dimension):
-        turned = gradient.t().contiguous(), outputs.t().contiguous()
-        return torch._log_softmax_backward_data(*turned, 0, dtype).t()
-    return NotImplemented
-
-
 NARROW_KERNELS: dict[Any, Callable[..., Any]] = {
     aten.mm.default: _narrow_product,
-    aten._log_softmax.default: _narrow_log_softmax,
-    aten._log_softmax_backward_data.default: _narrow_log_softmax_gradient,
 }
 
 
@@ -196,13 +192,17 @@ def _repeated(node: Any, constants: dict[torch.fx.Node, torch.Tensor]) -> torch.
         source = args[0]
     elif target is aten.where.self and known[0] is not None and known[0].ndim == 0:
         source = args[1] if known[0] else args[2]
+    elif target is aten.permute.default and args[1] == sorted(args[1]):
+        source = args[0]
     elif target is aten.t.default and _is_call(args[0], target):
         source = args[0].args[0]
     elif target is aten.sum.default:  # of one number
         source = args[0]
-    elif target is aten._to_copy.default and _is_cast(node) and _is_cast(args[0]):
-        if args[0].args[0].meta["val"].dtype in WHOLE and args[0].meta["val"].dtype in (*WHOLE, torch.float32):
-            node.args = args[0].args  # class numbers and ids, far below 2**24, come through unharmed
+    elif target is aten._to_copy.default and _is_cast(node) and _is_cast_of_whole(args[0]):
+        node.args = args[0].args
+        return None
+    elif target is aten.eq.Tensor and all(_is_cast_of_whole(arg) for arg in args):
+        node.args = tuple(arg.args[0] for arg in args)
         return None
     else:
         return None
@@ -212,6 +212,12 @@ def _repeated(node: Any, constants: dict[torch.fx.Node, torch.Tensor]) -> torch.
 
 def _is_cast(node: Any) -> bool:
     return _is_call(node, aten._to_copy.default) and node.kwargs.keys() == {"dtype"}
+
+
+def _is_cast_of_whole(node: Any) -> bool:
+    """Whether class numbers or ids, far below 2**24, come through a cast unharmed."""
+    wide = (*WHOLE, torch.float32)
+    return _is_cast(node) and node.args[0].meta["val"].dtype in WHOLE and node.meta["val"].dtype in wide
 
 
 def _scale_in_place(graph: torch.fx.Graph) -> None:
@@ -269,7 +275,7 @@ def _call_directly(graph: torch.fx.Graph) -> None:
     for node in graph.nodes:
         name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
         if name in DIRECT:
-            node.target = getattr(torch, name)
+            node.target = getattr(torch.Tensor if name.endswith("_") else torch, name)
         elif name in ("view", "_unsafe_view"):
             node.target = torch.reshape
         elif name == "clone" and _compacts(node):

@@ -21,10 +21,10 @@ def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Call
     """
     make = next((make for kind, make in FUSED.items() if isinstance(optimizer, kind)), None)
     if make is None or not _is_plain(optimizer, variables):
-        return torch.no_grad()(lambda gradients: optimizer.apply(gradients, variables))
+        return lambda gradients: optimizer.apply(gradients, variables)
     update = make(optimizer, variables)
     if isinstance(optimizer, Centred) and optimizer.centre:
-        return torch.no_grad()(lambda gradients: optimizer.centred(update, gradients, variables))
+        return lambda gradients: optimizer.centred(update, gradients, variables)
     return update
 
 

@@ -209,6 +209,19 @@ def test_several_inputs_and_outputs():
     assert_same_as_stock(run)
 
 
+@pytest.mark.parametrize("options", [{}, {"reduction": "sum"}, {"reduction": "none", "label_smoothing": 0.1}])
+def test_a_loss_of_ones_own_that_calls_cross_entropy(options):
+    def loss(y, logits):
+        return torch.nn.functional.cross_entropy(logits, y.long().flatten(), **options).mean()
+
+    def run(accelerated):
+        model = compiled(small(dense()), accelerated=accelerated, loss=loss)
+        history = model.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+        return state(model), history.history
+
+    assert_same_as_stock(run)
+
+
 def test_layers_with_state_and_losses_of_their_own():
     def run(accelerated):
         layers = [
