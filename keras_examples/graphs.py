@@ -70,6 +70,11 @@ def _on_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+# How Keras calls torch's cross-entropy for sparse labels.
+AS_KERAS = {"reduction": "none", "weight": None, "ignore_index": -100, "label_smoothing": 0.0}
+AS_KERAS |= {"size_average": None, "reduce": None}
+
+
 class Substitutions(torch.overrides.TorchFunctionMode):
     """What Keras asks of torch while a step is recorded, asked better."""
 
@@ -86,7 +91,7 @@ class Substitutions(torch.overrides.TorchFunctionMode):
             return x
         if function is torch.nn.functional.one_hot:  # torch's own reads the largest index back, to check it
             return (x.unsqueeze(-1) == torch.arange(args[1], device=x.device)).long()
-        if function is torch.nn.functional.cross_entropy and kwargs == {"reduction": "none"} and args[1].ndim < x.ndim:
+        if function is torch.nn.functional.cross_entropy and kwargs == AS_KERAS and args[1].ndim < x.ndim:
             logits, targets = x.movedim(1, -1), args[1]  # Keras moves the classes to the front
             if _lies_by_time(logits):
                 return _CrossEntropy.apply(logits.transpose(0, 1), targets.t()).t()
