@@ -9,12 +9,17 @@ import signal
 if __name__ == "__main__":  # until a command takes over
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
+import ast
 import contextlib
 import json
 import math
+import re
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,7 +28,7 @@ from click_default_group import DefaultGroup
 
 Command = Callable[..., Any]
 Echo = Callable[..., None]
-COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+COMMANDLINE, FILE = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -68,6 +73,47 @@ def widths(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return tuple(map(int, parts)) or None
 
 
+def configure(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    """Has options that are not on the command line come from a TOML file."""
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            given = tomllib.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise click.BadParameter(f"Cannot read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
+    options = {name: other for other in ctx.command.params for name in other.opts if other is not param}
+    ctx.default_map = {}
+    for key, value in given.items():
+        if (known := options.get(f"--{key}")) is None:
+            raise click.BadParameter(f"{path!r} has {key!r}, which is no option of {ctx.command_path!r}.")
+        kind, words = kind_of(known)
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            raise click.BadParameter(f"{key!r} in {path!r} has to be {words}. Received: {value!r}.")
+        ctx.default_map[str(known.name)] = ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def kind_of(param: click.Parameter) -> tuple[type, str]:
+    """The type that an option has in a TOML file, and what it is called."""
+    if isinstance(param, click.Option) and param.is_flag:
+        return bool, "true or false"
+    if param.callback is widths:
+        return list, "a list of whole numbers"
+    if isinstance(param.type, click.IntRange):
+        return int, "a whole number"
+    return (float, "a number") if param.type is click.FLOAT else (str, "a string")
+
+
+def choose_backend(ctx: click.Context, param: click.Parameter, name: str) -> None:
+    """Tells Keras, which reads its backend when it is imported."""
+    if not find_spec(name):
+        raise click.ClickException(f"{name} is not installed. Received: --backend {name}. Run `pip install {name}`.")
+    if (other := os.environ.get("KERAS_BACKEND") or name) != name:
+        click.echo(f"--backend {name} is used, not KERAS_BACKEND={other}", err=True)
+    os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports on itself at length
+
+
 COUNT = click.IntRange(min=1)
 PICTURES = click.IntRange(1, 100)
 SEED = click.IntRange(min=0, max=2**32 - 1)
@@ -81,14 +127,30 @@ DATA_OPTIONS = (
     ),
     option("--data-dir", metavar="DIR", default="datasets", show_default=True, help="Folder of the data files."),
 )
-DEVICE_OPTION = option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
+BACKEND_OPTION = option(
+    "--backend",
+    type=click.Choice(["torch", "jax", "tensorflow"]),
+    default="torch",
     show_default=True,
-    help="auto: cuda if there is one, else mps, else cpu.",
+    envvar="KERAS_BACKEND",
+    show_envvar=True,
+    expose_value=False,
+    callback=choose_backend,
+    help="What Keras computes with.",
 )
-WEIGHTS_OPTION = option("--weights", "path", metavar="PATH", help="Weights to use instead of what was last trained.")
+DEVICE_OPTIONS = (
+    BACKEND_OPTION,
+    option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        default="auto",
+        show_default=True,
+        help="auto: cuda if there is one, else mps, else cpu.",
+    ),
+)
+WEIGHTS_OPTION = option(
+    "--weights", "path", metavar="PATH", help="Weights to use.  [default: what was last trained, else what is shipped]"
+)
 TENSORS = ".safetensors"
 NAMES_OPTION = option(
     "--names",
@@ -158,20 +220,49 @@ def main() -> None:
     """
 
 
-HIDDEN_UNITS = option(
-    "--hidden-units", metavar="N,N,…", callback=widths, help="Widths of the hidden layers, such as 128,64."
-)
-DROPOUT = option("--dropout", type=float, callback=fraction, help="Fraction of units dropped.")
-UNITS = option("--units", type=click.IntRange(1, 65536), help="Width of each LSTM layer.")
-LAYERS = option("--layers", type=click.IntRange(1, 64), help="Number of LSTM layers.")
-TEXT = option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
-SIZES = ("hidden_units", "dropout", "units", "layers")
+def outline() -> dict[str, dict[str, Any]]:
+    """For each example what is literal in its recipe, its builder's defaults, and as `help` what the arguments mean.
 
+    Read from the source, since importing Keras takes seconds.
+    """
+    folder = Path(__file__).parent / "keras_examples"
+    models, recipes = (ast.parse((folder / f"{name}.py").read_text("utf-8")).body for name in ("models", "recipes"))
+    builders = {node.name: node for node in models if isinstance(node, ast.FunctionDef)}
+    rows: dict[str, Any] = {}
+
+    def row(call: Any) -> dict[str, Any]:
+        return rows[call.func.id] | {field.arg: literal(field.value) for field in call.keywords}
+
+    node: Any
+    for node in recipes:
+        match type(node).__name__:
+            case "ClassDef":
+                fields = {field.target.id: literal(field.value) for field in node.body if hasattr(field, "target")}
+                rows["Recipe"] = rows["partial"] = fields
+            case "Assign":
+                rows[node.targets[0].id] = row(node.value)
+            case "AnnAssign":
+                table = {key.value: row(call) for key, call in zip(node.value.keys, node.value.values)}
+    for found in table.values():
+        builder = builders[found["build"]]
+        pairs = [*zip(reversed(builder.args.args), reversed(builder.args.defaults))]
+        defaults = {argument.arg: literal(default) for argument, default in reversed(pairs)}
+        text = " ".join(str(ast.get_docstring(builder)).split())
+        found |= defaults | (found["sizes"] or {})
+        found["help"] = {name: re.findall(rf" {name}: (.*?\.)(?: |$)", text)[0] for name in defaults}
+    return table
+
+
+def literal(node: Any) -> Any:
+    """What a node stands for; of `models.mnist_cnn` the last name, and None of what is no literal."""
+    with contextlib.suppress(ValueError):
+        return ast.literal_eval(node)
+    return getattr(node, "attr", None)
+
+
+OUTLINE = outline()
+TEXT = option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
 FIT_OPTIONS = (
-    option("--epochs", type=COUNT, help="Passes over the training data."),
-    option("--batch-size", type=COUNT, help="Samples a step."),
-    option("--learning-rate", type=float, callback=positive, help="Peak of the one-cycle schedule."),
-    option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="How steps are taken."),
     option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
@@ -180,46 +271,91 @@ FIT_OPTIONS = (
         help="bfloat16 keeps variables and logits in float32.",
     ),
     SEED_OPTION,
-    option(
-        "--validation-split",
-        type=float,
-        callback=fraction,
-        help="Last fraction of the training data to validate on; 0 validates on the test data.",
-    ),
-    option("--augment/--no-augment", default=None, help="Shift (and flip photos) at random in training."),
     option("--limit", type=COUNT, metavar="N", help="Use the first N training samples."),
     option("--dry-run", is_flag=True, help="One batch, nothing saved."),
+    option(
+        "--early-stopping",
+        type=COUNT,
+        metavar="N",
+        help="Stop when the validation loss has not fallen for N epochs; keep the best epoch's weights.",
+    ),
     option(
         "--accelerate/--no-accelerate", "accelerated", default=True, help="On torch, replay captured steps (default)."
     ),
     option("--cuda-graph", is_flag=True, help="On an NVIDIA GPU, launch a captured step as one (not measured yet)."),
     option("--load", metavar="PATH", help="Start from these weights."),
     option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
+    option("--plot/--no-plot", default=True, help="Draw the run beside the weights, as <example>.png (default)."),
+    option("--log-dir", metavar="DIR", help="Write TensorBoard's event files and history.csv there, epoch by epoch."),
     option("--resume", is_flag=True, help="Go on with an interrupted run, with the options it was started with."),
+    option(
+        "--config",
+        metavar="FILE",
+        callback=configure,
+        is_eager=True,
+        expose_value=False,
+        help="TOML file of options, such as batch-size = 64; those on the command line win.",
+    ),
+    option("--save-config", metavar="FILE", help="Write all options of this run to a TOML file for --config."),
 )
 
 
-def example(name: str, arches: tuple[str, ...], help: str, *sizes: click.Option) -> click.Group:
+def recipe_options(rows: dict[str, dict[str, Any]]) -> list[click.Option]:
+    """The options for the builder's arguments and the recipe's fields.
+
+    Args:
+        rows: The outline of each architecture.
+    """
+
+    def told(field: str, help: str, names: str = "", **how: Any) -> click.Option:
+        shown = {arch: str(row[field]).lower().strip("(,)") for arch, row in rows.items() if field in row}
+        if len(shown) == len(rows) and len({*shown.values()}) == 1:
+            shown = {"": shown.popitem()[1]}
+        defaults = ", ".join(f"{arch} {value}".strip() for arch, value in shown.items())
+        return option(names or f"--{field.replace('_', '-')}", help=f"{help}  [default: {defaults}]", **how)
+
+    kinds: dict[type, dict[str, Any]] = {
+        tuple: {"metavar": "N,N,…", "callback": widths},
+        float: {"type": float, "callback": fraction},
+        int: {"type": click.IntRange(1, 65536)},
+    }
+    sizes = {name: (help, type(row[name])) for row in rows.values() for name, help in row["help"].items()}
+    split = "Last fraction of the training data to validate on; 0 validates on the test data."
+    return [
+        *(told(name, help, **kinds[kind]) for name, (help, kind) in sizes.items()),
+        told("epochs", "Passes over the training data.", type=COUNT),
+        told("batch_size", "Samples a step.", type=COUNT),
+        told("learning_rate", "Peak of the one-cycle schedule.", type=float, callback=positive),
+        told("optimizer", "How steps are taken.", type=click.Choice(["sgd", "adam", "adamw"])),
+        told("validation_split", split, type=float, callback=fraction),
+        told("augment", "Shift (and flip photos) at random in training.", "--augment/--no-augment", default=None),
+    ]
+
+
+def example(name: str, arches: tuple[str, ...], help: str) -> click.Group:
     """Adds an example: a group with `fit`, which is its default command, `evaluate` and `save`."""
     group = DefaultGroup(name, default="fit", default_if_no_args=True, help=help)
     main.add_command(group)
     arch_options = [arch_option(arches)] if arches else []
     text_options = [TEXT] if name == "charrnn" else []
+    rows = {arch: OUTLINE[identify(name, arch)] for arch in arches or ("",)}
+    fit_options = (*recipe_options(rows), *FIT_OPTIONS, *text_options, *DATA_OPTIONS, *DEVICE_OPTIONS)
 
-    @command(group, "fit", *arch_options, *sizes, *FIT_OPTIONS, *text_options, *DATA_OPTIONS, DEVICE_OPTION)
-    def fit(echo: Echo, resume: bool, arch: str | None = None, **given: Any) -> Any:
+    @command(group, "fit", *arch_options, *fit_options)
+    def fit(echo: Echo, resume: bool, plot: bool, arch: str | None = None, **given: Any) -> Any:
         """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
-        from keras_examples import reports, resuming, training
+        from keras_examples import distributed, reports, resuming, training
 
         context = click.get_current_context()
-        given = {key: value for key, value in given.items() if context.get_parameter_source(key) is COMMANDLINE}
-        sizes = {key: given.pop(key) for key in SIZES if key in given}
+        given = {key: value for key, value in given.items() if context.get_parameter_source(key) in (COMMANDLINE, FILE)}
+        sizes = {key: given.pop(key) for row in rows.values() for key in row["help"] if key in given}
         run = resuming.resume if resume else training.fit
-        report = run(identify(name, arch), sizes=sizes, echo=echo, **given)
-        echo(reports.fitted(report))
+        with distributed.together():
+            report = run(identify(name, arch), sizes=sizes, plot=plot, echo=echo, **given)
+            echo(reports.fitted(report))
         return report
 
-    @command(group, "evaluate", *arch_options, *text_options, WEIGHTS_OPTION, *DATA_OPTIONS, DEVICE_OPTION)
+    @command(group, "evaluate", *arch_options, *text_options, WEIGHTS_OPTION, *DATA_OPTIONS, *DEVICE_OPTIONS)
     def evaluate(echo: Echo, arch: str | None = None, **given: Any) -> Any:
         """Measures trained weights on the test data."""
         from keras_examples import reports, training
@@ -228,7 +364,15 @@ def example(name: str, arches: tuple[str, ...], help: str, *sizes: click.Option)
         echo(reports.evaluated(report))
         return report
 
-    @command(group, "save", click.Argument(["target"], metavar="PATH"), *arch_options, NAMES_OPTION, WEIGHTS_OPTION)
+    @command(
+        group,
+        "save",
+        click.Argument(["target"], metavar="PATH"),
+        *arch_options,
+        NAMES_OPTION,
+        WEIGHTS_OPTION,
+        BACKEND_OPTION,
+    )
     def save(echo: Echo, target: str, names: str, path: str | None, arch: str | None = None) -> Any:
         """Writes trained weights to PATH, in the format it ends in: .weights.h5, .keras, .safetensors or .onnx."""
         from keras_examples import weights
@@ -265,7 +409,7 @@ def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
         OUTPUT_OPTION,
         WEIGHTS_OPTION,
         *DATA_OPTIONS,
-        DEVICE_OPTION,
+        *DEVICE_OPTIONS,
     )
     def sample(echo: Echo, arch: str, image: str | None, **given: Any) -> Any:
         """Shows test images with what the model reads in them, or the probabilities for a picture of yours."""
@@ -283,14 +427,12 @@ def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
 MNIST = ("linear", "mlp", "cnn")
 CIFAR = ("cnn", "dense")
 add_classify(
-    example(
-        "mnist", MNIST, "Handwritten digits: linear, multilayer perceptron or convolutional.", HIDDEN_UNITS, DROPOUT
-    ),
+    example("mnist", MNIST, "Handwritten digits: linear, multilayer perceptron or convolutional."),
     MNIST,
 )
-add_classify(example("cifar", CIFAR, "CIFAR-10 photos in ten classes: convolutional or dense.", HIDDEN_UNITS), CIFAR)
+add_classify(example("cifar", CIFAR, "CIFAR-10 photos in ten classes: convolutional or dense."), CIFAR)
 autoencoder = example("autoencoder", (), "CIFAR-10 photos through a code of 8×8×8 numbers and back.")
-charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.", UNITS, LAYERS, DROPOUT)
+charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.")
 
 
 @command(
@@ -301,7 +443,7 @@ charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.", UNI
     OUTPUT_OPTION,
     WEIGHTS_OPTION,
     *DATA_OPTIONS,
-    DEVICE_OPTION,
+    *DEVICE_OPTIONS,
 )
 def sample_autoencoder(echo: Echo, **given: Any) -> Any:
     """Draws test images over their reconstructions."""
@@ -323,6 +465,7 @@ def sample_autoencoder(echo: Echo, **given: Any) -> Any:
     option("--count", type=COUNT, default=1, show_default=True, help="Texts to draw."),
     option("--text", metavar="PATH", help="Use what was last trained on this text."),
     WEIGHTS_OPTION,
+    BACKEND_OPTION,
 )
 def sample_charrnn(
     echo: Echo, prompt: str, seed: int | None, count: int, text: str | None, path: str | None, **how: Any
@@ -335,6 +478,8 @@ def sample_charrnn(
     model, metadata = weights.restore(source, "charrnn")
     vocabulary = weights.vocabulary_of(source, metadata)
     prompt = sys.stdin.read() if prompt == "-" else prompt
+    if not path:
+        click.echo(f"weights {source}", err=True)  # not into the text
     texts = []
     for index in range(count):
         stream = generate(model, vocabulary, prompt, seed=None if seed is None else seed + index, **how)
@@ -359,6 +504,36 @@ def show_weights(echo: Echo, path: str) -> Any:
     for tensor in report["tensors"]:
         echo(f"{tensor['name']}  {'×'.join(map(str, tensor['shape']))}  {tensor['dtype']}")
     return report
+
+
+@command(main, "results", DATA_OPTIONS[1], *DEVICE_OPTIONS)
+def results(echo: Echo, data_dir: str) -> Any:
+    """Measures the weights that ship with the project on the real test data."""
+    from keras_examples import reports, training, weights
+    from keras_examples.recipes import RECIPES
+
+    rows = {}
+    for example in RECIPES:
+        path = weights.shipped(example)
+        rows[example] = training.evaluate(example, data="real", data_dir=data_dir, path=path)
+        echo(reports.result(rows[example], weights.describe(path)["metadata"]["seeds"]))
+    return rows
+
+
+@command(
+    main,
+    "demo",
+    option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets the network in."),
+    option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on."),
+    *DEVICE_OPTIONS,
+)
+def demo(echo: Echo, host: str, port: int) -> None:
+    """Serves a page to draw digits on, drop photos on and have texts continued, until Ctrl-C."""
+    if not find_spec("gradio"):
+        raise click.ClickException("The page needs gradio. Received: no such package. Run `pip install -e '.[demo]'`.")
+    from keras_examples.demo import serve
+
+    serve(host, port, echo)
 
 
 @main.group("datasets")
@@ -406,16 +581,53 @@ def verify_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     return findings
 
 
-@command(main, "devices")
+@command(main, "devices", BACKEND_OPTION)
 def devices(echo: Echo) -> Any:
     """Shows which device would be used, and why."""
     from keras_examples.devices import choose
 
     chosen = choose()
-    echo(f"{chosen.name} ({chosen.description}): {chosen.reason}")
+    echo(f"{chosen.backend} on {chosen.name} ({chosen.description}): {chosen.reason}")
     if chosen.hint:
         echo(chosen.hint)
     return chosen._asdict()
+
+
+@command(
+    main,
+    "greeks",
+    option("--forward", type=float, default=100, show_default=True, help="Forward price."),
+    option("--strike", type=float, default=100, show_default=True, help="Price that the call pays for it."),
+    option("--volatility", type=float, default=0.3, show_default=True, help="A year; 0.3 is 30 %."),
+    option("--maturity", type=float, default=1, show_default=True, help="Years left."),
+    option("--rate", type=float, default=0.01, show_default=True, help="Continuously compounded; 0.01 is 1 %."),
+    *DEVICE_OPTIONS,
+)
+def greeks(echo: Echo, **inputs: float) -> Any:
+    """Prices a European call on a forward in Black's model, with its derivatives by automatic differentiation.
+
+    \b
+    python cli.py greeks --forward 105 --strike 100 --volatility 0.2 --maturity 0.5
+    """
+    from keras_examples import greeks
+
+    report = {name: float(figure) for name, figure in greeks.greeks(**inputs)._asdict().items()}
+    figures = [f"{figure:z.4f}" for figure in report.values()]
+    for name, figure in zip(report, figures):
+        echo(f"{name:5}  {figure:>{max(map(len, figures))}}")
+    return report
+
+
+@command(main, "tensors", *DEVICE_OPTIONS)
+def tensors(echo: Echo) -> Any:
+    """Shows first steps with tensors: the code to read is keras_examples/tensors.py."""
+    from keras_examples.tensors import tour
+
+    report = {}
+    for step, result in tour():
+        report[step] = result
+        echo(f"{step} → {result}")
+    return report
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 \b
 python -m benchmarks throughput --examples mnist-linear,charrnn --peers ours,pytorch --plot chart.png
 python -m benchmarks startup
+python -m benchmarks processes
 python -m benchmarks growth
 python -m benchmarks sampling
 python -m benchmarks loading
+python -m benchmarks demo
 python -m benchmarks memory --json memory.json
 
-Run it in the repository's root and leave the machine alone meanwhile; `pip install -e .[benchmarks]` brings the peers.
+Run it in the repository's root and leave the machine alone meanwhile; `pip install -e .[jax,tensorflow]` brings peers.
 Every peer has a process of its own. They take turns, a round each (A B A B), so that whatever else the machine does
 meets all of them, and the median round counts. Ratios are ours over the peer's; --json keeps every round.
 """
@@ -103,6 +105,20 @@ def startup(peers: list[str], data_dir: str, rounds: int, path: str | None) -> N
 
 
 @main.command()
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="Passes over the data.")
+@click.option("--data-dir", default="datasets", show_default=True, help="Where the MNIST files are.")
+@_rounds(3)
+@_json
+def processes(epochs: int, data_dir: str, rounds: int, path: str | None) -> None:
+    """What `cli.py mnist --arch cnn` takes with two processes, against one process of one thread and of two."""
+    peers = ["ours", "1-thread", "2-threads"]
+    with tempfile.TemporaryDirectory() as folder:
+        turns = alternate(["processes", data_dir, folder, str(epochs)], peers, rounds)
+    rows = by_figure(["processor s of all processes", "s to exit"], turns)
+    _report("mnist-cnn, ours in 2 processes", peers, peers[1:], rows, rounds, path)
+
+
+@main.command()
 @_names("--peers", PEERS[:4], "Whom to compare.", "ours,keras-torch")
 @_rounds(3)
 @_json
@@ -140,6 +156,15 @@ def loading(data_dir: str, rounds: int, path: str | None) -> None:
         times = alternate(["cifar10", folder], peers, rounds)
         peaks = repeat(["cifar10-peak", folder], peers, rounds)
     _report("CIFAR-10", peers, ["numpy"], [("ms", times), ("peak memory / uint8 arrays", peaks)], rounds, path)
+
+
+@main.command()
+@_rounds(7)
+@_json
+def demo(rounds: int, path: str | None) -> None:
+    """Milliseconds on the server for a digit drawn on the demo's page, from the drawing to its bars."""
+    rows = [("280×280 pixels, mnist-cnn", alternate(["demo"], ["ours"], rounds))]
+    _report("ms a drawing", ["ours"], [], rows, rounds, path)
 
 
 @main.command()

@@ -3,7 +3,10 @@
 An empty list says that it is ready, and a string why it cannot go on.
 """
 
+import base64
+import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -32,10 +35,14 @@ def measurement(peer: str, job: str, *arguments: str) -> Callable[[], float | li
         case "startup":
             startup(peer, *arguments)
             return lambda: startup(peer, *arguments)
+        case "processes":
+            return lambda: processes(peer, *arguments)
         case "growth":
             return lambda: growth(peer)
         case "sample":
             return timed(sampler(peer), lambda seconds: LENGTH / seconds)
+        case "demo":
+            return timed(drawing(), lambda seconds: seconds * 1e3)
         case "cifar10":
             read = loading.read_ours if peer == "ours" else loading.read_numpy
             return timed(lambda: read(*arguments), lambda seconds: seconds * 1e3)
@@ -94,6 +101,21 @@ def startup(peer: str, data_dir: str, folder: str) -> list[float]:
     return [*epochs, seconds]
 
 
+def processes(peer: str, data_dir: str, folder: str, epochs: str) -> list[float]:
+    """Trains mnist-cnn from process start to exit; returns the processor seconds of all processes, and the seconds."""
+    import resource
+
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if peer == "ours" else []
+    command += ["cli.py", "mnist", "--arch", "cnn", "--epochs", epochs, "--data", "real", "--data-dir", data_dir]
+    command += ["--save", f"{folder}/{peer}.weights.h5"]
+    threads = "2" if peer == "2-threads" else "1"
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, env=environment, check=True)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return [after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds]
+
+
 def growth(peer: str) -> list[float]:
     """Trains mnist-linear in one `fit` of 11,000 steps, the first thousand untimed, then on 1 and 10 times the data.
 
@@ -139,6 +161,20 @@ def sampler(peer: str) -> Callable[[], object]:
         torch.set_num_threads(1)
     by_hand = pytorch_peer.CharLSTM(len(characters))
     return lambda: pytorch_peer.sample(by_hand, characters, LENGTH)
+
+
+def drawing() -> Callable[[], object]:
+    """A function that reads a seven which came from the demo's page."""
+    from PIL import Image, ImageDraw
+
+    from keras_examples import mnist_cnn
+    from keras_examples.demo import read_drawing
+
+    image, file = Image.new("RGB", (280, 280), "white"), io.BytesIO()
+    ImageDraw.Draw(image).line([(60, 50), (200, 50), (120, 230)], "black", 22)
+    image.save(file, "PNG")
+    model, sent = mnist_cnn(), "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return lambda: read_drawing(model, {}, sent)
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Seven classic models in Keras 3, torch first.
 
-Importing this package chooses the Keras backend, torch unless `KERAS_BACKEND` says otherwise, so import it before
-Keras or together with it. Nothing heavy is loaded until a name is used.
+Importing this package chooses the Keras backend: the one in `KERAS_BACKEND`, else the one that Keras already runs on,
+else torch. Keras's own default, `keras.json`, does not count before Keras is imported: Keras writes that file unasked.
+Nothing heavy is loaded until a name is used.
 
 Raises:
-    ImportError: Keras was imported earlier on another backend than the one asked for.
+    ImportError: Keras was imported earlier on another backend than `KERAS_BACKEND`.
 """
 
 import importlib
@@ -13,11 +14,12 @@ import sys
 from typing import Any
 
 __version__ = "0.1.0"
-_BACKEND = os.environ.setdefault("KERAS_BACKEND", "torch")
-if "keras" in sys.modules and sys.modules["keras"].backend.backend() != _BACKEND:
+_RUNNING = sys.modules["keras"].backend.backend() if "keras" in sys.modules else None
+_BACKEND = os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or _RUNNING or "torch"
+if _RUNNING not in (None, _BACKEND):
     raise ImportError(
         f"Keras already runs on another backend than the one asked for. Received: asked for {_BACKEND!r}, running on "
-        f"{sys.modules['keras'].backend.backend()!r}. Import keras_examples before keras, or set KERAS_BACKEND first."
+        f"{_RUNNING!r}. Set KERAS_BACKEND before importing keras, or leave it unset."
     )
 
 _HOME = {

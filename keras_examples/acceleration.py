@@ -22,6 +22,7 @@ import keras
 import torch
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
+from keras_examples import distributed
 from keras_examples.graphs import Substitutions, cuda_graph, record
 from keras_examples.updates import updater
 
@@ -44,7 +45,7 @@ def accelerate(model: keras.Model, cuda_graph: bool = False) -> None:
     if not model.compiled:
         raise ValueError(f"Call `compile()` before `accelerate()`. Received: model={model.name}")
     if reason := _unsupported(model):
-        warnings.warn(f"{model.name} is not accelerated: {reason}.", stacklevel=2)
+        _stay_stock(f"{model.name} is not accelerated: {reason}.", stacklevel=3)
         return
     _keep_freed_memory()
     pace = _Pace()
@@ -52,6 +53,13 @@ def accelerate(model: keras.Model, cuda_graph: bool = False) -> None:
         setattr(model, f"{mode}_function", _Replay(model, mode, pace, cuda_graph))
     for method in ("fit", "evaluate"):
         setattr(model, method, _paced(model, method, pace))
+
+
+def _stay_stock(message: str, stacklevel: int) -> None:
+    """Warns that a model runs as stock Keras, unless each of several processes would train a model of its own."""
+    if distributed.size > 1:
+        raise ValueError(f"Several processes need a step that can be captured. Received: {message}")
+    warnings.warn(message, stacklevel=stacklevel)
 
 
 def _unsupported(model: keras.Model) -> str | None:
@@ -79,6 +87,9 @@ class _Replay:
 
     def __call__(self, data: Sequence[Any]) -> Any:
         leaves = _leaves(data[0])
+        count = next(len(leaf) for leaf in leaves if leaf is not None)
+        if not count and distributed.size > 1:  # zeros keep this process in step, and count for nothing
+            leaves = [leaf if leaf is None else leaf.new_zeros((1, *leaf.shape[1:])) for leaf in leaves]
         batch = [leaf for leaf in leaves if leaf is not None]
         kinds = [leaf if leaf is None else (leaf.shape, leaf.dtype, leaf.stride()) for leaf in leaves]
         key = (*kinds, *[weight.requires_grad for weight in self.weights])
@@ -87,12 +98,12 @@ class _Replay:
                 self.steps[key] = _Step(self.model, self.mode, data[0], batch, self.cuda_graph)
             except Exception as error:
                 return self.stock(data, error)
-        outputs = self.steps[key](batch)
+        outputs = self.steps[key](batch, count)
         return outputs if self.mode == "predict" else self.pace.logs(self.model)
 
     def stock(self, data: Sequence[Any], error: Exception) -> Any:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        warnings.warn(f"{self.model.name} is not accelerated, {self.mode} mode: {reason}", stacklevel=3)
+        _stay_stock(f"{self.model.name} is not accelerated, {self.mode} mode: {reason}", stacklevel=4)
         name = f"{self.mode}_function"
         setattr(self.model, name, None)
         getattr(self.model, f"make_{name}")()
@@ -157,17 +168,23 @@ class _Step:
         states = [scope.get_current_value(variable) for variable in self.variables]
         changed = [i for i, value in enumerate(values) if states[i] is not value]
         self.assigned = [self.values[i] for i in changed]
+        metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
+        if distributed.size > 1 and (others := [i for i in changed if id(self.variables[i]) not in metrics]):
+            raise ValueError(f"its step assigns {len(others)} variables that are no metric's")
         return [gradient.contiguous() for gradient in gradients] + [states[i] for i in changed]
 
-    def __call__(self, batch: list[torch.Tensor]) -> Any:
+    def __call__(self, batch: list[torch.Tensor], count: int) -> Any:
         with torch.set_grad_enabled(self.training):  # not for autograd: torch's LSTM kernel asks
             results = self.graph(*self.values, *batch)
         if self.mode == "predict":
             return keras.tree.pack_sequence_as(self.outputs, results)
         with torch.no_grad():
+            gradients, states = results[: len(self.trained)], results[len(self.trained) :]
+            if distributed.size > 1:
+                gradients, states = distributed.combined(gradients, states, self.assigned, count)
             if self.update:
-                self.update(results[: len(self.trained)])
-            torch._foreach_copy_(self.assigned, results[len(self.trained) :])
+                self.update(gradients)
+            torch._foreach_copy_(self.assigned, states)
         return None
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_examples import distributed
+
 
 class Batches(keras.utils.PyDataset):
     """Batches of `num_samples` samples, shuffled anew each epoch if there is a seed.
@@ -39,7 +41,10 @@ class Batches(keras.utils.PyDataset):
         self.order = _on_device(generator.permutation(self.num_samples))
 
     def part(self, index: int) -> slice:
-        return slice(index * self.batch_size, (index + 1) * self.batch_size)
+        """This process's share of a batch; of a last one it can be empty."""
+        start = index * self.batch_size
+        count = min(self.batch_size, self.num_samples - start)
+        return slice(*(start + count * place // distributed.size for place in (distributed.rank, distributed.rank + 1)))
 
     def __len__(self) -> int:
         return math.ceil(self.num_samples / self.batch_size)

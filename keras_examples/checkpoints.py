@@ -18,6 +18,7 @@ import h5py
 import keras
 import numpy as np
 
+from keras_examples import distributed
 from keras_examples.devices import device_of
 from keras_examples.files import whole_file
 
@@ -53,26 +54,31 @@ class Checkpoints:
         found = " and ".join(map(str, self.present()))
         raise ValueError(f"Damaged checkpoint. Received: {found}. Train anew without --resume.")
 
-    def write_if_due(self, model: keras.Model, run: dict[str, Any]) -> None:
+    def write_if_due(self, model: keras.Model, run: dict[str, Any], best: dict[str, np.ndarray]) -> None:
         """Writes, unless that would take more than a twentieth of the time."""
-        if time.monotonic() - self.written > 20 * self.cost:
-            self.write(model, run)
+        due = time.monotonic() - self.written > 20 * self.cost
+        if distributed.gathered(due)[0]:
+            self.write(model, run, best)
 
-    def write(self, model: keras.Model, run: dict[str, Any]) -> None:
-        """Writes a checkpoint.
+    def write(self, model: keras.Model, run: dict[str, Any], best: dict[str, np.ndarray]) -> None:
+        """Writes a checkpoint; all processes call this, and the first one writes.
 
         Args:
             model: Compiled model, its optimizer built.
             run: What `read_run` will return, see `RUN`.
+            best: What `weights_of` returned after the best epoch, if the run may stop early.
 
         Raises:
             OSError: the file cannot be written; the checkpoint before is intact.
         """
         start = time.monotonic()
+        random = random_state(model)
+        if distributed.rank:
+            return
         content = io.BytesIO()
         with h5py.File(content, "w", userblock_size=USER_BLOCK) as file:
             file["run"] = np.frombuffer(json.dumps(run).encode(), np.uint8)
-            for name, array in (_arrays(model) | random_state(model)).items():
+            for name, array in (_arrays(model) | random | best).items():
                 file[name] = array
         buffer = content.getbuffer()
         buffer[:32] = hashlib.sha256(buffer[USER_BLOCK:]).digest()
@@ -105,17 +111,18 @@ def read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def restore(path: Path, model: keras.Model) -> dict[str, np.ndarray]:
+def restore(path: Path, model: keras.Model, best: bool = False) -> dict[str, np.ndarray]:
     """Gives a model and its optimizer the variables of a checkpoint, and returns the random state.
 
     Args:
         path: The checkpoint.
         model: Compiled model, its optimizer built; left as it was if anything does not fit.
+        best: Whether to return the best epoch's weights too.
 
     Raises:
         ValueError: not a checkpoint of such a model.
     """
-    expected = _arrays(model) | random_state(model)
+    expected = _arrays(model) | random_state(model) | (weights_of(model) if best else {})
     with _open(path) as file:
         found = {name: _read(file, name, array.dtype, array.shape, array.nbytes) for name, array in expected.items()}
     for name, variable in _variables(model).items():
@@ -123,23 +130,34 @@ def restore(path: Path, model: keras.Model) -> dict[str, np.ndarray]:
     return found
 
 
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """Copies of a model's weights, as a checkpoint keeps those of the best epoch."""
+    return {f"best {place}": np.array(array) for place, array in enumerate(model.get_weights())}
+
+
 def random_state(model: keras.Model) -> dict[str, np.ndarray]:
-    """The state, uint8, of torch's generators on the CPU and the model's device; all others are variables."""
-    return {name: module.get_rng_state().numpy() for name, module in _generators(model).items()}
+    """The states, `(processes, bytes)` uint8, of torch's generators on the CPU and the model's device.
+
+    All other random state is in variables.
+    """
+    return {
+        name: np.stack(distributed.gathered(module.get_rng_state().numpy()))
+        for name, module in _generators(model).items()
+    }
 
 
 def set_random_state(model: keras.Model, state: dict[str, np.ndarray]) -> None:
     """Has the generators go on from what `random_state` returned."""
-    import torch
-
     for name, module in _generators(model).items():
-        module.set_rng_state(torch.from_numpy(state[name]))
+        tensor = module.get_rng_state()
+        tensor.numpy()[:] = state[name][distributed.rank]
+        module.set_rng_state(tensor)
 
 
 def _generators(model: keras.Model) -> dict[str, Any]:
     if keras.backend.backend() != "torch":
         return {}
-    import torch
+    import torch  # the one place outside of layers, devices and acceleration
 
     device = device_of(model)
     return {"random cpu": torch} | ({} if device == "cpu" else {f"random {device}": getattr(torch, device)})

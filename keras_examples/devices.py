@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import shutil
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class Device(NamedTuple):
-    """A torch device: its `name` (cpu, cuda or mps), what it is in words, why it was chosen, and a hint or ''."""
+    """A device: Keras's `backend`, the `name` (cpu, cuda or mps), what it is in words, why it was chosen, a hint."""
 
+    backend: str
     name: str
     description: str
     reason: str
@@ -18,44 +20,75 @@ class Device(NamedTuple):
 
 
 def choose(requested: str = "auto") -> Device:
-    """Chooses the device and tells Keras, which reads its default once, at import: call this before importing Keras.
+    """Chooses the device and tells Keras's backend, which reads it once: call this before importing Keras.
 
     Args:
         requested: `auto` (cuda if there is one, else mps, else cpu), `cpu`, `cuda` or `mps`.
 
     Returns:
-        The device that Keras on torch will use.
+        The device that Keras will use.
 
     Raises:
-        ValueError: the device asked for is not there.
+        ValueError: the device asked for is not there, or of no use to the backend.
     """
-    import torch
-
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    name = next(name for name in available if available[name]) if requested == "auto" else requested
-    if name not in available:
+    if requested not in DEVICES:
         raise ValueError(f"No such device. Received: device={requested!r}. Choose one of {', '.join(DEVICES)}.")
-    if not available[name]:
-        hint = _hint() or f"No {name} device was found: use --device auto or --device cpu."
-        raise ValueError(f"Device {name} cannot be used. Received: device={requested!r}. {hint}")
-    os.environ["KERAS_TORCH_DEVICE"] = name
+    backend = os.environ["KERAS_BACKEND"]
+    name, description = {"torch": _on_torch, "jax": _on_jax, "tensorflow": _on_tensorflow}[backend](requested)
+    hint = _hint() if backend == "torch" and name == "cpu" else ""
+    if requested not in ("auto", name):
+        hint = hint or f"{backend} found no {requested} device: use --device auto or --device cpu."
+        raise ValueError(f"Device {requested} cannot be used. Received: device={requested!r}. {hint}")
     if requested != "auto":
         reason = "asked for"
     elif name == "cpu":
-        reason = "neither cuda nor mps is available"
+        reason = f"{backend} found no GPU"
     else:
         reason = "the first available of cuda, mps, cpu"
-    return Device(name, _describe(name), reason, _hint() if name == "cpu" else "")
+    return Device(backend, name, description, reason, hint)
 
 
 def device_of(model: Any) -> str:
-    """The kind of device that a model's variables are on: `cpu`, `cuda` or `mps` on torch, else the backend's name."""
-    device = model.variables[0].value.device
-    return str(getattr(device, "type", device))
+    """The kind of device that a model's variables are on: `cpu`, `cuda` or `mps`."""
+    kind = str(model.variables[0].value.device).lower().split(":")[-2:][0]  # of cuda:0, or …/device:GPU:0
+    return "cuda" if kind == "gpu" else kind
+
+
+def set_seed(seed: int) -> None:
+    """Seeds what Keras draws from; `keras.utils.set_random_seed` imports TensorFlow wherever it is installed."""
+    random.seed(seed)
+    if os.environ["KERAS_BACKEND"] == "torch":
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def _on_torch(requested: str) -> tuple[str, str]:
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = requested if available.get(requested) else next(name for name in available if available[name])
+    os.environ["KERAS_TORCH_DEVICE"] = name
+    return name, _describe(name)
+
+
+def _on_jax(requested: str) -> tuple[str, str]:
+    import jax
+
+    if requested == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    name = jax.default_backend()
+    return ("cpu", platform.machine()) if name == "cpu" else ("cuda", jax.devices()[0].device_kind)
+
+
+def _on_tensorflow(requested: str) -> tuple[str, str]:
+    import tensorflow as tf
+
+    if requested == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    for gpu in tf.config.get_visible_devices("GPU"):
+        return "cuda", tf.config.experimental.get_device_details(gpu)["device_name"]
+    return "cpu", platform.machine()
 
 
 def _describe(name: str) -> str:

@@ -28,15 +28,11 @@ def write_onnx(path: Path, model: keras.Model, metadata: dict[str, Any]) -> None
         metadata: Of the model: `example`, `sizes`, and `dataset`, from which the samples are if its files are there.
 
     Raises:
-        ValueError: the packages are missing, or the file computes something else.
+        ValueError: the file computes something else, and what `check_onnx` raises.
     """
-    try:
-        import onnx  # noqa: F401  without it torch's exporter fails halfway
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(
-            f"ONNX needs packages that are not installed. Received: {error}. Run `pip install onnx onnxruntime`."
-        ) from error
+    check_onnx()
+    import onnxruntime
+
     plain = build(metadata["example"], metadata["sizes"])  # float32, whatever the precision of training
     plain.set_weights(model.get_weights())
     recurrent = [layer for layer in plain.layers if hasattr(layer, "cell")]
@@ -60,6 +56,19 @@ def write_onnx(path: Path, model: keras.Model, metadata: dict[str, Any]) -> None
                 "Nothing was written: use another format."
             )
         states = expected[1:]
+
+
+def check_onnx() -> None:
+    """Raises ValueError if `write_onnx` cannot work: on other backends than torch, or without its packages."""
+    if keras.backend.backend() != "torch":
+        raise ValueError(f"ONNX is written by torch. Received: {keras.backend.backend()}. Add --backend torch.")
+    try:
+        import onnx  # noqa: F401  without it torch's exporter fails halfway
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX needs packages that are not installed. Received: {error}. Run `pip install onnx onnxruntime`."
+        ) from error
 
 
 def _named(model: keras.Sequential) -> keras.Model:

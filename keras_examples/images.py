@@ -82,9 +82,14 @@ def _read(path: str | Path) -> Image.Image:
     if upright.mode.startswith("I"):  # 16 bits a pixel, which convert("L") would clip at 255
         upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
     if upright.has_transparency_data:
-        pixels = np.asarray(upright.convert("RGBA"), np.float32)
+        pixels = np.asarray(_reduced(upright.convert("RGBA")), np.float32)
         opacity = pixels[..., 3:] / 255
         light = (pixels[..., :3] * opacity).sum() > 128 * 3 * opacity.sum()
         paper = 0 if light else 255  # the opposite of what is drawn
         upright = Image.fromarray((pixels[..., :3] * opacity + paper * (1 - opacity)).astype(np.uint8))
-    return upright.convert("RGB")
+    return _reduced(upright.convert("RGB"))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The image at most about 4,000 pixels wide and high, which is plenty, so that float32 copies of it stay small."""
+    return image.reduce(max(1, max(image.size) // 2048))

@@ -68,7 +68,7 @@ class Centred:
 def _sums(kernel: keras.Variable) -> Any:
     """What each unit's weights add up to, `(units,)`; the product is three times as fast as a sum."""
     weights = ops.reshape(kernel, (-1, kernel.shape[-1]))
-    return ops.matmul(ops.ones((len(weights),)), weights)
+    return ops.matmul(ops.ones(weights.shape[:1]), weights)
 
 
 @keras.saving.register_keras_serializable(package="keras_examples")

@@ -1,6 +1,7 @@
 """Every picture that the project draws."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import FigureBase
+from matplotlib.ticker import MaxNLocator
 
 from keras_examples.files import whole_file
 
@@ -36,14 +39,20 @@ def save_predictions(
     figure, axes = plt.subplots(
         rows, columns, figsize=(1.3 * columns + 0.4, 1.7 * rows + 0.6), squeeze=False, layout="constrained"
     )
+    _predictions(axes, x, y, predicted, class_names)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _predictions(
+    axes: np.ndarray, x: np.ndarray, y: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
+) -> None:
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, true, guess in zip(axes.flat, x, y, predicted):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         label = class_names[true] if true == guess else f"{class_names[true]},\nnot {class_names[guess]}"
         axis.set_title(label, fontsize=9, color=RIGHT if true == guess else WRONG)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
 
 
 def save_reconstructions(path: str | Path, x: np.ndarray, output: np.ndarray, title: str) -> None:
@@ -59,6 +68,12 @@ def save_reconstructions(path: str | Path, x: np.ndarray, output: np.ndarray, ti
         OSError: the file cannot be written.
     """
     figure, axes = plt.subplots(2, len(x), figsize=(1.4 * len(x) + 0.4, 3.6), squeeze=False, layout="constrained")
+    _pairs(axes, x, output)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _pairs(axes: np.ndarray, x: np.ndarray, output: np.ndarray) -> None:
     errors = np.square(output - x / 255).mean(axis=(1, 2, 3))
     for (above, below), image, copy, error in zip(axes.T, x, output, errors):
         above.imshow(image)
@@ -67,8 +82,107 @@ def save_reconstructions(path: str | Path, x: np.ndarray, output: np.ndarray, ti
         below.set(xticks=[], yticks=[])
         below.spines[:].set_visible(False)
         below.set_xlabel(f"MSE {error:.4f}", fontsize=9)
-    figure.suptitle(title, fontsize=11)
+
+
+def save_run(
+    path: str | Path,
+    title: str,
+    history: Mapping[str, Sequence[float]],
+    curves: Mapping[str, str],
+    draw: Callable[[FigureBase], None],
+) -> None:
+    """Draws a run: its curves, training against validation, and beside them what the model makes of its data.
+
+    Args:
+        path: PNG file to write.
+        title: Title of the picture.
+        history: Figures of each epoch.
+        curves: What to call those that are drawn, by their names in the history.
+        draw: Draws what belongs beside the curves.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure = plt.figure(figsize=(14, 7), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2), wspace=0.03, squeeze=False).flat
+    for axis, (name, label) in zip(left.subplots(len(curves), sharex=True, squeeze=False).flat, curves.items()):
+        for prefix, kind, style, colour in (("", "training", "o--", WRONG), ("val_", "validation", "s-", RIGHT)):
+            values = history[prefix + name]
+            axis.plot(range(1, len(values) + 1), values, style, color=colour, markersize=4, label=kind)
+        axis.set_title(label, fontsize=11)
+        axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(fontsize=9)
+    axis.set_xlabel("epoch")
+    draw(right)
+    figure.suptitle(title, fontsize=12)
     _save(figure, path)
+
+
+def draw_mistakes(
+    figure: FigureBase,
+    x: np.ndarray,
+    y: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    filters: np.ndarray | None,
+) -> None:
+    """Draws the confusion matrix, the worst mistakes, and filters.
+
+    Args:
+        figure: Where to draw.
+        x: Images as `save_predictions` takes them.
+        y: True classes, `(N,)`.
+        probabilities: `(N, classes)`, 0–1.
+        class_names: Name of each class.
+        filters: `(height, width, channels, filters)`, or None.
+    """
+    above = figure
+    if filters is not None:
+        above, below = figure.subfigures(2, 1, height_ratios=(4, 1), squeeze=False).flat
+        _filters(below, filters)
+    left, right = above.subfigures(1, 2, width_ratios=(1.1, 1), squeeze=False).flat
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.zeros((len(class_names),) * 2, int)
+    np.add.at(confusion, (y, predicted), 1)
+    axis = left.subplots()
+    axis.imshow(np.sqrt(confusion), cmap="Blues")  # so that rare mistakes show
+    places, long = range(len(class_names)), max(map(len, class_names)) > 2
+    axis.set_xticks(places, class_names, fontsize=9, rotation=45 if long else 0, ha="right" if long else "center")
+    axis.set_yticks(places, class_names, fontsize=9)
+    axis.set(xlabel="predicted", ylabel="true", title="Confusion on the test data")
+    for (row, column), count in np.ndenumerate(confusion):
+        dark = confusion[row, column] > confusion.max() / 4
+        axis.text(column, row, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    worst = np.argsort(np.where(predicted == y, 1, probabilities[np.arange(len(y)), y]))[:12]
+    worst = worst[predicted[worst] != y[worst]]
+    right.suptitle("Worst mistakes", fontsize=11)
+    _predictions(right.subplots(4, 3, squeeze=False), x[worst], y[worst], predicted[worst], class_names)
+
+
+def _filters(figure: FigureBase, filters: np.ndarray) -> None:
+    figure.suptitle("Filters of the first convolution", fontsize=11)
+    axes = figure.subplots(-(-filters.shape[-1] // 16), 16, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    scaled = filters / np.abs(filters).max() / 2 + 0.5
+    for axis, part in zip(axes.flat, np.moveaxis(scaled, -1, 0)):
+        axis.imshow(part.squeeze(), cmap="gray", vmin=0, vmax=1)
+
+
+def draw_pairs(figure: FigureBase, x: np.ndarray, output: np.ndarray) -> None:
+    """Draws images over their reconstructions, as `save_reconstructions` takes them."""
+    figure.suptitle("Test images over their reconstructions", fontsize=11)
+    half = len(x) // 2
+    for row, part in zip(figure.subfigures(2, 1, squeeze=False).flat, (slice(half), slice(half, None))):
+        _pairs(row.subplots(2, half, squeeze=False), x[part], output[part])
+
+
+def draw_text(figure: FigureBase, text: str) -> None:
+    """Draws text as it is, its long lines broken."""
+    figure.suptitle("A sample", fontsize=11)
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 72) or [""]][:34]
+    figure.text(0.03, 0.92, "\n".join(lines), va="top", family="monospace", fontsize=11, parse_math=False)
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_examples import distributed
 from keras_examples.batches import Batches
-from keras_examples.checkpoints import Checkpoints, set_random_state
+from keras_examples.checkpoints import Checkpoints, set_random_state, weights_of
 from keras_examples.tasks import Task
 from keras_examples.vocabulary import Vocabulary
 
@@ -32,8 +33,12 @@ class Progress(keras.callbacks.Callback):
         vocabulary: The characters that the model knows, if it reads text.
         run: What its checkpoints say of it, see `checkpoints.RUN`.
         checkpoints: Where they go, or None.
-        random: Random state of the checkpoint to go on from, or None.
+        restored: What `checkpoints.restore` returned, if the run goes on from a checkpoint.
+        patience: Epochs without a lower validation loss that end the run, whose best weights are kept, or None.
         echo: Takes each line.
+
+    Attributes:
+        best: The best epoch's weights so far, see `checkpoints.weights_of`; empty without patience.
     """
 
     def __init__(
@@ -43,12 +48,15 @@ class Progress(keras.callbacks.Callback):
         vocabulary: Vocabulary | None,
         run: dict[str, Any],
         checkpoints: Checkpoints | None,
-        random: dict[str, np.ndarray] | None,
+        restored: dict[str, np.ndarray] | None,
+        patience: int | None,
         echo: Callable[[str], None],
     ):
         super().__init__()
         self.task, self.batches, self.vocabulary = task, batches, vocabulary
-        self.given, self.checkpoints, self.random, self.echo = run, checkpoints, random, echo
+        self.given, self.checkpoints, self.random, self.echo = run, checkpoints, restored, echo
+        self.patience = patience
+        self.best = {name: array for name, array in (restored or {}).items() if name.startswith("best")}
         self.epoch, self.step, self.history = run["epoch"], run["step"], run["history"]
         self.stopped = self.diverged = False
         self.steps_here, self.seconds_training = 0, 0.0
@@ -58,6 +66,16 @@ class Progress(keras.callbacks.Callback):
     def seconds(self) -> float:
         """What the run took so far, its parts before an interruption included."""
         return self.given["seconds"] + time.perf_counter() - self.began
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, from 1, whose weights are kept: that of the least validation loss, without patience the last."""
+        losses = self.history.get("val_loss", [])
+        return losses.index(min(losses)) + 1 if self.patience and losses else self.epoch
+
+    @property
+    def stopped_early(self) -> bool:
+        return bool(self.patience) and self.epoch - self.best_epoch >= self.patience
 
     def run(self) -> dict[str, Any]:
         """What a checkpoint written now says of the run."""
@@ -69,7 +87,7 @@ class Progress(keras.callbacks.Callback):
         if epoch:
             self.show_preview()
         self.batches.set_epoch(epoch)
-        if self.random:
+        if self.random is not None:
             set_random_state(self.model, self.random)
             if self.step:
                 self.skip_steps(self.random)
@@ -78,27 +96,31 @@ class Progress(keras.callbacks.Callback):
 
     def skip_steps(self, random: dict[str, np.ndarray]) -> None:
         """Has the steps that were taken before do nothing, and the first one after them find all as it was left."""
-        take_step = self.model.train_function
+        model = self.model  # asked for between steps, Keras would put JAX's state back into the variables
+        model._symbolic_build(data_batch=self.batches[0])  # TensorFlow has no metrics before the first step
+        for variable, value in zip(model.metrics_variables, self.given["metrics"], strict=True):
+            variable.assign(value)
+        take_step = model.train_function
 
-        def step(data: Any) -> Any:
-            if not self.steps_here:
-                return {}
-            for variable, value in zip(self.model.metrics_variables, self.given["metrics"]):
-                variable.assign(value)
-            set_random_state(self.model, random)  # Keras's data loader draws from it
-            self.model.train_function = take_step
-            return take_step(data)
+        def step(*given: Any) -> Any:
+            if self.steps_here:
+                set_random_state(model, random)  # Keras's data loader draws from it
+                model.train_function = take_step
+                return take_step(*given)
+            *state, data = given  # a batch on torch, an iterator on TensorFlow, a state and an iterator on JAX
+            if isinstance(data, Iterator):
+                next(data)
+            return ({}, *state) if state else {}
 
-        self.model.train_function = step
+        model.train_function = step
 
     # At the beginning of a step, since Keras reads the metrics off the device for whoever listens at its end.
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if batch < self.step:
             return  # taken before the interruption
         self.step = batch
-        # Before the first step the random state is not yet where this step will find it. Other backends than torch hold
-        # their variables until an epoch's end.
-        if self.stopped and batch and self.steps_here and keras.backend.backend() == "torch":
+        # Before the first step the random state is not yet where this step will find it.
+        if distributed.agreed(self.stopped) and batch and self.steps_here:
             self.seconds_training += time.perf_counter() - self.start
             if has_progress_bar():
                 self.echo("")  # Keras ends the bar's line only with the epoch
@@ -119,9 +141,12 @@ class Progress(keras.callbacks.Callback):
             seconds = time.perf_counter() - self.start
             line = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
             self.echo(f"epoch {epoch + 1}/{self.params['epochs']}  {line}  {seconds:.1f} s")
-        self.model.stop_training = self.stopped or self.diverged
+        if self.patience and self.best_epoch == self.epoch:
+            self.best = weights_of(self.model)
+        self.stopped = any(distributed.gathered(self.stopped))
+        self.model.stop_training = self.stopped or self.diverged or self.stopped_early
         if self.checkpoints and self.epoch < self.params["epochs"] and not self.model.stop_training:
-            self.checkpoints.write_if_due(self.model, self.run())
+            self.checkpoints.write_if_due(self.model, self.run(), self.best)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         self.show_preview()

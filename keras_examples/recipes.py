@@ -79,6 +79,13 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def default_sizes(example: str) -> dict[str, Any]:
+    """The arguments of an example's builder by default: its own, but where the recipe says otherwise."""
+    recipe = RECIPES[example]
+    known = inspect.signature(recipe.build).parameters.items()
+    return {name: size.default for name, size in known if size.default is not size.empty} | {**recipe.sizes}
+
+
 def build(example: str, sizes: dict[str, Any]) -> keras.Sequential:
     """Builds the model of an example.
 

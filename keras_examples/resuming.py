@@ -9,7 +9,7 @@ from keras_examples import weights
 from keras_examples.checkpoints import Checkpoints, read_run
 from keras_examples.training import fit
 
-MAY_CHANGE = ("data_dir", "text")  # a checkpoint knows its data by their hash
+MAY_CHANGE = ("data_dir", "text", "save_config", "plot", "log_dir")  # a checkpoint knows its data by their hash
 
 
 def resume(
@@ -26,7 +26,7 @@ def resume(
         save: Where the run's weights were to go, if that was said.
         echo: Takes each line of the report.
         **given: Arguments of `fit`. The run keeps those it was started with, so that none is needed; those that say
-            otherwise are refused, but for `data_dir` and `text`: the data may have moved.
+            otherwise are refused, but for `data_dir` and `text`, since the data may have moved, and `save_config`.
 
     Returns:
         The report of `fit`.

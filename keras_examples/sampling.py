@@ -76,15 +76,25 @@ def classify_image(example: str, image: str | Path, path: str | Path | None = No
     """
     path = weights.find(example, path)
     model, metadata = weights.restore(path, example)
-    pixels = read_digit(image) if len(model.input_shape) == 3 else read_photo(image)
-    logits = model.predict(pixels[None], verbose=0)[0]
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits)).tolist()
     return {
         "example": example,
         "data": metadata.get("data"),
-        "probabilities": dict(zip(metadata.get("classes") or map(str, range(10)), probabilities)),
+        "probabilities": probabilities(model, metadata, image),
         "weights": str(path),
     }
+
+
+def probabilities(model: keras.Sequential, metadata: dict[str, Any], image: str | Path) -> dict[str, float]:
+    """The probability, 0–1, of each class for one picture, see `classify_image`; the metadata names the classes."""
+    pixels = read_digit(image) if len(model.input_shape) == 3 else read_photo(image)
+    logits = model(pixels[None], training=False)[0]
+    shares = keras.ops.convert_to_numpy(keras.ops.softmax(logits)).tolist()
+    return dict(zip(names_of(metadata), shares))
+
+
+def names_of(metadata: dict[str, Any]) -> list[str]:
+    """What a classifier's ten classes are called, by the metadata of its weights."""
+    return metadata.get("classes") or [*map(str, range(10))]
 
 
 def reconstruct(

@@ -24,10 +24,12 @@ class Task(Protocol):
     Attributes:
         loss: What is minimised.
         metrics: Names of the Keras metrics reported beside it.
+        curves: Figures of an epoch to draw, and what to call them.
     """
 
     loss: keras.losses.Loss
     metrics: tuple[str, ...]
+    curves: dict[str, str]
 
     def vocabulary(self, dataset: Any) -> Vocabulary | None:
         """The characters the model knows, if it reads text."""
@@ -58,6 +60,9 @@ class Task(Protocol):
     def preview(self, model: keras.Model, vocabulary: Vocabulary | None) -> str:
         """A short sample to show between epochs, or ''."""
 
+    def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
+        """Draws on a matplotlib figure what a model makes of test arrays; names are the classes, or a vocabulary."""
+
 
 class _ImageTask:
     """Arrays are `(x, y)`: images `(N, height, width[, channels])` uint8, labels `(N,)` int32."""
@@ -87,6 +92,7 @@ class Classification(_ImageTask):
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metrics: tuple[str, ...] = ("accuracy",)
+    curves: dict[str, str] = {"loss": "loss, nats", "accuracy": "accuracy"}  # noqa: RUF012
 
     def batches(
         self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False
@@ -115,12 +121,21 @@ class Classification(_ImageTask):
             "confusion": confusion.tolist(),
         }
 
+    def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
+        from keras_examples import plots
+
+        logits = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=0)
+        probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+        kernels = (layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+        plots.draw_mistakes(figure, arrays[0], arrays[1], probabilities, names, next(kernels, None))
+
 
 class Reconstruction(_ImageTask):
     """Images to themselves, their pixels scaled to 0–1."""
 
     loss = keras.losses.MeanSquaredError()
     metrics: tuple[str, ...] = ()
+    curves: dict[str, str] = {"loss": "mean squared error"}  # noqa: RUF012
 
     def batches(
         self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False
@@ -145,6 +160,12 @@ class Reconstruction(_ImageTask):
             "bound": block_bound(arrays[0]),
         }
 
+    def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
+        from keras_examples import plots
+
+        x = arrays[0][:16]
+        plots.draw_pairs(figure, x, model.predict(x, verbose=0))
+
 
 class NextCharacter:
     """Text to the character that follows each; arrays are ids, `(N,)` int32.
@@ -155,6 +176,7 @@ class NextCharacter:
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metrics: tuple[str, ...] = ("accuracy",)
+    curves: dict[str, str] = {"bits": "loss, bits a character", "accuracy": "accuracy"}  # noqa: RUF012
 
     def __init__(self, sequence_length: int):
         self.sequence_length = sequence_length
@@ -165,13 +187,14 @@ class NextCharacter:
     def split(self, dataset: Text, validation_split: float) -> tuple[Any, Any, Any]:
         vocabulary = self.vocabulary(dataset)
         ids, test = vocabulary.encode(dataset.train), vocabulary.encode(dataset.validation)
-        for part, name in ((ids, "training"), (test, "validation")):
+        kept = len(ids) - int(len(ids) * validation_split)
+        for part, name in ((ids[:kept], "training"), (test, "validation")):
             if len(part) <= self.sequence_length:
                 raise ValueError(
                     f"The {name} text is shorter than a sequence. Received: {len(part)} characters, sequence length "
-                    f"{self.sequence_length}. Give a text of at least {10 * (self.sequence_length + 1)} characters."
+                    f"{self.sequence_length}. Give a text of at least {10 * (self.sequence_length + 1)} characters, "
+                    "and a small --validation-split."
                 )
-        kept = len(ids) - int(len(ids) * validation_split)
         held_out = ids[kept:]
         return ids[:kept], held_out if len(held_out) > self.sequence_length else test, test
 
@@ -201,6 +224,11 @@ class NextCharacter:
     def preview(self, model: keras.Model, vocabulary: Vocabulary | None) -> str:
         assert vocabulary
         return "".join(generate(model, vocabulary, "", length=120, temperature=0.8))
+
+    def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
+        from keras_examples import plots
+
+        plots.draw_text(figure, "".join(generate(model, names, "", length=1200, temperature=0.8, seed=0)))
 
 
 def block_bound(x: np.ndarray, side: int = 4, components: int = 8) -> float:

@@ -9,11 +9,11 @@ from typing import Any
 
 import keras
 
-from keras_examples import weights
+from keras_examples import configs, distributed, logs, weights
 from keras_examples.checkpoints import Checkpoints, read_run, restore
-from keras_examples.devices import device_of
+from keras_examples.devices import device_of, set_seed
 from keras_examples.progress import Progress, Stopped, has_progress_bar, stop_on_signals
-from keras_examples.recipes import RECIPES, Recipe, build, optimizer
+from keras_examples.recipes import RECIPES, Recipe, build, default_sizes, optimizer
 
 
 def fit(
@@ -27,10 +27,14 @@ def fit(
     seed: int = 0,
     limit: int | None = None,
     dry_run: bool = False,
+    early_stopping: int | None = None,
     accelerated: bool = True,
     cuda_graph: bool = False,
     load: str | Path | None = None,
     save: str | Path | None = None,
+    save_config: str | Path | None = None,
+    plot: bool = False,
+    log_dir: str | Path | None = None,
     checkpoint: Path | None = None,
     echo: Callable[[str], None] = print,
     **changes: Any,
@@ -50,39 +54,64 @@ def fit(
         seed: Seed of everything drawn at random, at least 0.
         limit: Number of training samples to use, at least 1, or None for all.
         dry_run: Whether to train and measure one batch only; nothing is saved unless `save` says where.
+        early_stopping: Epochs without a lower validation loss after which to stop, at least 1, or None. The weights of
+            the epoch with the least are kept, also of a run that goes through all its epochs.
         accelerated: Whether to replay captured steps on torch, instead of running stock Keras.
         cuda_graph: Whether to launch a captured step on an NVIDIA GPU as one, see `accelerate`.
         load: Weights to start from.
         save: Where the weights go instead of `weights/<example>.weights.h5`.
+        save_config: TOML file to write the run's options to.
+        plot: Whether to draw the run beside the weights, as `<example>.png`.
+        log_dir: Folder for TensorBoard's event files and `history.csv`, see `Logs`.
         checkpoint: Checkpoint to go on from, of a run with these arguments; `resume` knows them.
         echo: Takes each line of the report.
         **changes: Fields of the recipe that differ, such as `epochs=3`.
 
     Returns:
         A report: `example`, `data`, `loss`, `accuracy` and the task's other figures, `samples` (training samples an
-        epoch), `epochs` (completed), `seconds`, `samples_per_second` (while training, not while validating), `device`,
-        `backend`, `weights` (path or None), `history`, `interrupted`, `checkpoint` (path or None). If interrupted,
-        nothing is measured: `loss` is None.
+        epoch), `epochs` (completed), `best_epoch` (whose weights were kept), `stopped_early`, `seconds`,
+        `samples_per_second` (while training, not while validating), `device`, `backend`, `weights` and `plot` (paths or
+        None), `history`, `interrupted`, `checkpoint` (path or None). If interrupted, nothing is measured: `loss` is
+        None.
 
     Raises:
         ValueError: an argument that does not fit the example or its data, or weights of another architecture.
         OSError: data that cannot be had, or weights that cannot be written.
     """
     recipe = replace(RECIPES[example], **changes)
+    if recipe.batch_size < distributed.size:
+        raise ValueError(
+            f"Each of {distributed.size} processes needs a sample of a batch. Received: --batch-size "
+            f"{recipe.batch_size}. Choose a larger batch."
+        )
+    if distributed.size > 1 and not accelerated:
+        raise ValueError(
+            "Stock Keras trains in one process. Received: --no-accelerate. Leave it out, or start without torchrun."
+        )
     name = weights.run_name(example, text)
     if save or not dry_run:  # before any data is fetched
         weights.check_target(save or weights.default_path(name, "real"))
     if load and not checkpoint:
         weights.describe(load)
-    keras.utils.set_random_seed(seed)
-    dataset = _dataset(recipe, text, data, data_dir)
+    if log_dir:
+        logs.check_tensorboard()
+    set_seed(seed)
+    with distributed.one_ahead():
+        dataset = _dataset(recipe, text, data, data_dir)
     path = None if dry_run and not save else Path(save or weights.default_path(name, dataset.source))
     train, validation, test = recipe.task.split(dataset, recipe.validation_split)
+    if early_stopping and validation is test:
+        raise ValueError(
+            "Early stopping would choose by the test data. Received: --validation-split "
+            f"{recipe.validation_split}. Give a larger one, such as 0.05."
+        )
     if limit:
         train = recipe.task.first(train, limit)
     if dry_run:
         train, validation, test = (recipe.task.first(arrays, recipe.batch_size) for arrays in (train, validation, test))
-        recipe = replace(recipe, epochs=1)
+    epochs = 1 if dry_run else recipe.epochs
+    if recipe.augment and not (recipe.shift or recipe.flip):
+        raise ValueError(f"{example} has nothing to augment. Received: --augment. Leave it out.")
     shift, flip = (recipe.shift, recipe.flip) if recipe.augment else (0, False)
     batches = recipe.task.batches(train, recipe.batch_size, seed, shift, flip)
     if recipe.batch_size > batches.num_samples:
@@ -94,7 +123,11 @@ def fit(
     vocabulary = recipe.task.vocabulary(dataset)
     metadata = {
         "example": example,
-        "sizes": {**recipe.sizes, **(sizes or {}), **({"vocabulary_size": len(vocabulary)} if vocabulary else {})},
+        "sizes": {
+            **default_sizes(example),
+            **(sizes or {}),
+            **({"vocabulary_size": len(vocabulary)} if vocabulary else {}),
+        },
         "vocabulary": vocabulary.characters if vocabulary else None,
         "data": dataset.source,
         "dataset": dataset.name,
@@ -111,25 +144,35 @@ def fit(
             model = build(example, metadata["sizes"])
     model.compile(
         optimizer=optimizer(
-            recipe.optimizer, recipe.learning_rate, len(batches) * recipe.epochs, recipe.clip_norm, recipe.centre
+            recipe.optimizer, recipe.learning_rate, len(batches) * epochs, recipe.clip_norm, recipe.centre
         ),
         loss=recipe.task.loss,
         metrics=list(recipe.task.metrics),
     )
-    if accelerated and keras.backend.backend() == "torch":
+    backend, device = keras.backend.backend(), device_of(model)
+    if cuda_graph and (backend, device) != ("torch", "cuda"):
+        raise ValueError(
+            f"A CUDA graph needs torch and an NVIDIA GPU. Received: {backend} on {device}. Leave --cuda-graph out."
+        )
+    if accelerated and backend == "torch":
         from keras_examples.acceleration import accelerate
 
         accelerate(model, cuda_graph)
     echo(
-        f"{example} on {dataset.name} ({dataset.source} data), {device_of(model)}: {model.count_params():,} "
-        f"parameters, {batches.num_samples:,} training samples, {recipe.epochs} epochs of {len(batches):,} steps"
+        f"{example} on {dataset.name} ({dataset.source} data), {backend} on {device}: {model.count_params():,} "
+        f"parameters, {batches.num_samples:,} training samples, {epochs} epochs of {len(batches):,} steps"
     )
     kept = Checkpoints(path, checkpoint) if path and not dry_run else None
     conditions = {
-        "device": device_of(model),
-        "backend": keras.backend.backend(),
+        "device": device,
+        "backend": backend,
+        "number of processes": str(distributed.size),
         "data": f"{dataset.name} ({dataset.source}), SHA-256 {metadata['data_sha256']}",
     }
+    if len(found := {*distributed.gathered(conditions["data"])}) > 1:
+        raise ValueError(
+            f"The processes have different data. Received: {' and '.join(sorted(found))}. Give all machines the same."
+        )
     options = {
         "data": dataset.source,
         "data_dir": str(data_dir),
@@ -138,6 +181,8 @@ def fit(
         "precision": precision,
         "seed": seed,
         "limit": limit,
+        "dry_run": dry_run,
+        "early_stopping": early_stopping,
         "accelerated": accelerated,
         "cuda_graph": cuda_graph,
         "load": load and str(load),
@@ -145,26 +190,35 @@ def fit(
     options |= {
         name: value for name, value in vars(recipe).items() if name not in ("dataset", "build", "task", "sizes")
     }
+    metadata["options"] = options | {"backend": backend, "device": device}
+    if save_config and not distributed.rank:
+        configs.write(
+            save_config,
+            example,
+            metadata["options"] | {"save": save and str(save), "plot": plot, "log_dir": log_dir and str(log_dir)},
+        )
     run = {"example": example, "options": options, "conditions": conditions, "epoch": 0, "step": 0}
     run |= {"seconds": 0.0, "history": {}, "metrics": []}
-    random = None
+    restored = None
     if checkpoint:
         run = _same_conditions(checkpoint, conditions)
         model.optimizer.build(model.trainable_variables)
-        random = restore(checkpoint, model)
+        restored = restore(checkpoint, model, best=bool(early_stopping and run["epoch"]))
         echo(f"going on from {checkpoint}: {run['epoch']} epochs and {run['step']} steps are done")
     elif kept:
         kept.previous.unlink(missing_ok=True)  # of another run
-    progress = Progress(recipe.task, batches, vocabulary, run, kept, random, echo)
+    distributed.draw_apart()
+    progress = Progress(recipe.task, batches, vocabulary, run, kept, restored, early_stopping, echo)
+    log = logs.Logs(log_dir, progress, options) if log_dir and not distributed.rank else None
     with stop_on_signals(progress):
         with contextlib.suppress(Stopped):
             model.fit(
                 batches,
                 validation_data=recipe.task.batches(validation, recipe.batch_size),
-                epochs=recipe.epochs,
+                epochs=epochs,
                 initial_epoch=progress.epoch,
                 shuffle=False,
-                callbacks=[progress],
+                callbacks=[progress, *([log] if log else [])],
                 verbose=int(has_progress_bar()),
             )
         seconds = progress.seconds
@@ -175,23 +229,50 @@ def fit(
                 "Training diverged: the loss is no longer finite. Received: learning rate "
                 f"{recipe.learning_rate}, optimizer {recipe.optimizer}. Nothing was saved: choose a smaller one."
             )
-        metadata["epochs"] = progress.epoch
-        interrupted = progress.epoch < recipe.epochs
+        metadata["epochs"] = progress.best_epoch
+        interrupted = progress.epoch < epochs and not progress.stopped_early
         if interrupted:
             path = None
             if kept:
-                kept.write(model, progress.run())
-        elif path:
+                kept.write(model, progress.run(), progress.best)
+        elif progress.best:
+            model.set_weights([*progress.best.values()])
+        if path and not distributed.rank:
             weights.write(path, model, metadata)  # before measuring, so that nothing is lost if that fails
             if kept:
                 kept.remove()
-    figures = {"loss": None} if interrupted else recipe.task.measure(model, test)
-    if path:
-        weights.write(path, model, metadata | {"test": figures})
+    figures = {"loss": None} if interrupted or distributed.rank else recipe.task.measure(model, test)
+    figures = distributed.gathered(figures)[0]
+    if path and not distributed.rank:
+        weights.write(path, model, metadata | {"test": figures, "seconds": round(seconds, 1)})
+    picture = path if plot and not distributed.rank else None
+    if picture:
+        from keras_examples import plots  # matplotlib is not needed before
+
+        picture = Path(str(picture.with_suffix("")).removesuffix(".weights") + ".png")
+        title = f"{example} on {dataset.name} ({dataset.source} data): test loss {figures['loss']:.4f}"
+        title += f", accuracy {figures['accuracy']:.2%}" if "accuracy" in figures else ""
+        names = vocabulary or getattr(dataset, "class_names", None)
+        try:
+            plots.save_run(
+                picture,
+                title,
+                progress.history,
+                recipe.task.curves,
+                lambda part: recipe.task.draw(part, model, test, names),
+            )
+        except Exception as error:  # whatever it is, the run is worth more than its picture
+            echo(f"no picture of the run: {error}")
+            picture = None
+    if log:
+        log.finish(picture)
     return {
         **_report(example, dataset.source, figures, model, path),
+        "plot": str(picture) if picture else None,
         "samples": batches.num_samples,
         "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "stopped_early": progress.stopped_early,
         "seconds": seconds,
         "samples_per_second": progress.steps_here * recipe.batch_size / progress.seconds_training,
         "history": progress.history,

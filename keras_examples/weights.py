@@ -44,10 +44,15 @@ def default_path(example: str, source: str, folder: str | Path = "weights") -> P
     return Path(folder) / f"{label(example, source)}.weights.h5"
 
 
+def shipped(example: str, folder: str | Path = "weights") -> Path:
+    """Where the weights of an example are that come with the project, trained on real data."""
+    return Path(folder) / "shipped" / f"{example}.safetensors"
+
+
 def find(
     example: str, path: str | Path | None = None, source: str | None = None, folder: str | Path = "weights"
 ) -> Path:
-    """Finds the weights to use: the file given, else what was last trained.
+    """Finds the weights to use: the file given, else what was last trained, else, on real data, what is shipped.
 
     Args:
         example: Example id, such as `mnist-cnn`.
@@ -56,12 +61,12 @@ def find(
         folder: Folder of the weights.
 
     Raises:
-        FileNotFoundError: nothing was trained yet.
+        FileNotFoundError: there are none.
     """
     if path:
         return Path(path)
     candidates = [default_path(example, kind, folder) for kind in ((source,) if source else ("real", "synthetic"))]
-    for candidate in candidates:
+    for candidate in [*candidates, *([] if source == "synthetic" else [shipped(example, folder)])]:
         if candidate.is_file():
             return candidate
     text = example not in RECIPES and f"{example.partition('-')[0]} --text PATH"
@@ -159,7 +164,9 @@ def vocabulary_of(path: str | Path, metadata: dict[str, Any]) -> Vocabulary:
     return Vocabulary(metadata["vocabulary"])
 
 
-def write(path: str | Path, model: keras.Model, metadata: dict[str, Any], names: str = "candle") -> None:
+def write(
+    path: str | Path, model: keras.Model, metadata: dict[str, Any], names: str = "candle", dtype: str = "float32"
+) -> None:
     """Writes weights and metadata, in the format that the extension names.
 
     Args:
@@ -167,6 +174,7 @@ def write(path: str | Path, model: keras.Model, metadata: dict[str, Any], names:
         model: Built model. Its optimizer is left out.
         metadata: What is needed to build the model again, as JSON takes it; `.onnx` has no place for it.
         names: What the tensors of a `.safetensors` file are called, one of `layouts.NAMES`.
+        dtype: `float32`, or `float16` for a `.safetensors` file of half the size.
 
     Raises:
         ValueError: another extension; an `.onnx` file that computes something else than the model.
@@ -175,7 +183,9 @@ def write(path: str | Path, model: keras.Model, metadata: dict[str, Any], names:
     formats.check_format(path, WRITTEN)
     arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _variables(model)}
     versions = {name: import_module(name).__version__ for name in ("keras_examples", "keras", keras.backend.backend())}
-    metadata = {"versions": versions} | metadata | {"sha256": digest(arrays.values())}
+    arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    read_back = (array.astype(np.float32) for array in arrays.values())
+    metadata = {"versions": versions} | metadata | {"sha256": digest(read_back)}
     with whole_file(path) as temporary:
         if temporary.suffix == ".onnx":
             exports.write_onnx(temporary, model, metadata)
@@ -194,10 +204,12 @@ def check_target(path: str | Path) -> None:
     """Makes sure, before anything is computed, that `write` will know the format and may write there.
 
     Raises:
-        ValueError: unknown format.
+        ValueError: unknown format, or one that cannot be written here.
         OSError: the folder, or where it would be made, is not writable.
     """
     formats.check_format(path, WRITTEN)
+    if Path(path).suffix == ".onnx":
+        exports.check_onnx()
     folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise OSError(f"Cannot write to {folder}. Received: path={str(path)!r}. Choose a writable folder.")

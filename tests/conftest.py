@@ -24,7 +24,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def call(arguments: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, shlex.split(arguments))
+        # Drawing takes seconds: only tests that ask for it get a picture.
+        plain = {name: {"fit": {"plot": False}} for name in ("mnist", "cifar", "autoencoder", "charrnn")}
+        result = CliRunner().invoke(main, shlex.split(arguments), default_map=plain)
         assert result.exit_code == code, result.output
         assert "Traceback" not in result.output
         return result

@@ -69,8 +69,9 @@ def test_a_chart_needs_what_its_times_are_over():
     assert "Received: --peers ours. Add pytorch." in result.stderr
 
 
-@pytest.mark.slow
-def test_startup(tmp_path):
+@pytest.fixture
+def digits(tmp_path):
+    """A data folder of 300 and 100 random images in MNIST's place."""
     generator = np.random.default_rng(0)
     (tmp_path / "mnist").mkdir()
     for part, count in (("train", 300), ("t10k", 100)):
@@ -78,12 +79,25 @@ def test_startup(tmp_path):
             header = np.array([0x800 + len(shape), *shape], ">i4").tobytes()
             values = generator.integers(0, highest, shape, np.uint8, endpoint=True).tobytes()
             (tmp_path / "mnist" / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(header + values))
-    options = "--peers", "ours,keras-torch,pytorch", "--data-dir", str(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.slow
+def test_startup(tmp_path, digits):
+    options = "--peers", "ours,keras-torch,pytorch", "--data-dir", digits
     header, rows = table(tmp_path, "startup", *options)
     ratios = ["ours / pytorch", "ours / best"]
     assert header == ["mnist-cnn from process start", "ours", "keras-torch", "pytorch", *ratios]
     (_, *epoch), (_, *whole) = rows
     assert all(0 < float(before) < float(after) for before, after in zip(epoch[:3], whole[:3]))
+
+
+@pytest.mark.slow
+def test_processes(tmp_path, digits):
+    header, rows = table(tmp_path, "processes", "--epochs", "1", "--data-dir", digits)
+    ratios = ["ours / 1-thread", "ours / 2-threads"]
+    assert header == ["mnist-cnn, ours in 2 processes", "ours", "1-thread", "2-threads", *ratios]
+    assert [row[0] for row in rows] == ["processor s of all processes", "s to exit"]
 
 
 @pytest.mark.slow

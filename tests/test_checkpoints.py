@@ -19,7 +19,7 @@ from keras_examples.resuming import resume
 from keras_examples.training import fit
 
 SMALL = {"data": "synthetic", "limit": 130, "epochs": 3, "batch_size": 32, "validation_split": 0.01}
-CHARACTERS = {"limit": 10, "batch_size": 4, "sizes": {"units": 8}, "validation_split": 0.97}
+CHARACTERS = {"limit": 14, "batch_size": 4, "sizes": {"units": 8}, "validation_split": 0.97}
 NEWEST, PREVIOUS = (f"weights/mnist-linear-synthetic.checkpoint{part}.h5" for part in ("", ".previous"))
 silent = {"echo": lambda line: None}
 
@@ -149,7 +149,8 @@ def test_without_a_checkpoint_the_files_looked_for_are_named():
         ({"seed": 1}, "Received: seed=1, was 0"),
         ({"accelerated": False}, "Received: accelerated=False, was True"),
         ({"sizes": {"hidden_units": (9,)}}, r"Received: hidden_units=\[9\], was None"),
-        ({"dry_run": True}, "Received: dry_run=True, was None"),
+        ({"dry_run": True}, "Received: dry_run=True, was False"),
+        ({"early_stopping": 2}, "Received: early_stopping=2, was None"),
     ],
 )
 def test_a_run_keeps_the_options_it_was_started_with(interrupted, given, message):
@@ -159,6 +160,17 @@ def test_a_run_keeps_the_options_it_was_started_with(interrupted, given, message
 
 def test_options_that_agree_may_be_given_again(interrupted):
     assert same(resume("mnist-linear", **SMALL, seed=0, **silent), interrupted)
+
+
+def test_patience_and_the_best_weights_go_on_as_they_were(stop_at):
+    options = SMALL | {"epochs": 14, "learning_rate": 0.05, "early_stopping": 3}
+    whole = fit("mnist-linear", **options, save="whole.weights.h5", **silent)
+    losses = whole["history"]["val_loss"]
+    assert (whole["stopped_early"], whole["best_epoch"]) == (True, losses.index(min(losses)) + 1)
+    stop_at(5 * (whole["best_epoch"] + 1) + 2)  # while it runs out
+    assert fit("mnist-linear", **options, **silent)["epochs"] == whole["best_epoch"] + 1
+    stop_at(None)
+    assert same(resume("mnist-linear", **silent), whole)
 
 
 def test_a_checkpoint_of_another_example(stop_at):
@@ -313,7 +325,7 @@ for round in range(int(sys.argv[1])):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_can_go_on(rounds, tmp_path):
     assert python(KILL, str(rounds)).count("\n") == rounds
 

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -46,3 +47,21 @@ def test_keras_follows_the_choice():
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output == "cpu cpu asked for\n"
+
+
+def test_the_option_for_the_backend_wins_over_the_environment(run, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    result = run("devices --backend torch --json")
+    assert result.stderr.splitlines()[0] == "--backend torch is used, not KERAS_BACKEND=jax"
+    assert json.loads(result.stdout)["backend"] == "torch"
+
+
+def test_a_backend_that_is_not_installed_or_unknown(run, monkeypatch):
+    monkeypatch.setattr("cli.find_spec", lambda name: None)
+    error = run("mnist --backend jax", code=1).stderr
+    assert error == "Error: jax is not installed. Received: --backend jax. Run `pip install jax`.\n"
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    message = (
+        "Invalid value for '--backend' (env var: 'KERAS_BACKEND'): 'theano' is not one of 'torch', 'jax', 'tensorflow'."
+    )
+    assert message in run("mnist", code=2).stderr

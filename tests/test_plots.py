@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from keras_examples import plots
@@ -41,3 +42,30 @@ def test_single_images_keep_pixels_and_colours(tmp_path):
     for name in ("uint8.png", "float.png"):
         with Image.open(tmp_path / "new" / name) as image:
             np.testing.assert_array_equal(np.asarray(image.convert("RGB")), photo)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("mnist --arch cnn --limit 256 --epochs 2", "mnist-cnn"),
+        ("autoencoder --limit 256 --epochs 1", "autoencoder"),
+        ("charrnn --limit 16 --batch-size 8 --epochs 1", "charrnn"),
+    ],
+)
+def test_a_run_is_drawn_beside_its_weights(run, tmp_path, arguments, name):
+    picture = f"weights/{name}-synthetic.png"
+    assert f", picture in {picture}" in run(f"{arguments} --data synthetic --plot").stdout.splitlines()[-1]
+    with Image.open(picture) as image:
+        assert image.size == (1680, 840)
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 200
+    assert sorted(path.name for path in tmp_path.glob("weights/*.*")) == [
+        f"{name}-synthetic.png", f"{name}-synthetic.weights.h5",
+    ]  # fmt: skip
+
+
+def test_a_picture_that_fails_does_not_lose_the_run(run, tmp_path):
+    (tmp_path / "weights" / "mnist-linear-synthetic.png").mkdir(parents=True)
+    output = run("mnist --data synthetic --limit 256 --epochs 1 --plot").output
+    assert "no picture of the run: Cannot write mnist-linear-synthetic.png" in output
+    assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()

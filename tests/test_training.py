@@ -3,8 +3,9 @@ import signal
 
 import pytest
 
-from keras_examples import weights
+from keras_examples import load_mnist, weights
 from keras_examples.recipes import RECIPES
+from keras_examples.reports import fitted
 from keras_examples.training import evaluate, fit
 
 QUICK = {"data": "synthetic", "limit": 1000, "epochs": 1}
@@ -78,6 +79,35 @@ def test_bfloat16_learns_too():
 def test_a_batch_larger_than_the_set():
     with pytest.raises(ValueError, match=r"larger than the training set of 1000 samples. Received: --batch-size 1001"):
         fit("mnist-linear", **QUICK, batch_size=1001, **silent)
+
+
+def test_early_stopping_keeps_the_weights_of_the_best_epoch():
+    options = QUICK | {"limit": 130, "batch_size": 32, "epochs": 14, "validation_split": 0.01}
+    report = fit("mnist-linear", **options, learning_rate=0.05, early_stopping=3, **silent)
+    losses = report["history"]["val_loss"]
+    assert report["stopped_early"]
+    assert report["best_epoch"] == report["epochs"] - 3 == losses.index(min(losses)) + 1
+    assert f"weights of epoch {report['best_epoch']}; {report['epochs']} epochs (stopped early) in" in fitted(report)
+    model, metadata = weights.restore(report["weights"], "mnist-linear")
+    assert metadata["epochs"] == report["best_epoch"]
+    recipe, data = RECIPES["mnist-linear"], load_mnist(data="synthetic")
+    _, (x, y), _ = recipe.task.split(data, 0.01)
+    model.compile(loss=recipe.task.loss)
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("example", "options", "message"),
+    [
+        ("charrnn", {"early_stopping": 1}, r"would choose by the test data. Received: --validation-split 0. Give"),
+        ("mnist-mlp", {"early_stopping": 1, "validation_split": 1e-9}, "would choose by the test data. Received: "),
+        ("charrnn", {"validation_split": 0.99999}, r"The training text is shorter than a sequence. Received: \d+ char"),
+        ("charrnn", {"augment": True}, r"charrnn has nothing to augment. Received: --augment. Leave it out."),
+    ],
+)
+def test_options_that_do_not_fit_the_example(example, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(example, data="synthetic", **options, **silent)
 
 
 def test_divergence_is_said_and_saves_nothing(tmp_path):

@@ -143,20 +143,34 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_find_prefers_what_was_asked_for_then_what_was_trained(tmp_path):
+def test_find_prefers_what_was_asked_for_then_what_was_trained_then_what_is_shipped(tmp_path):
     assert str(weights.find("mnist-cnn", "given.keras")) == "given.keras"
     with pytest.raises(FileNotFoundError, match=r"Train first \(`python cli.py mnist --arch cnn`\)"):
         weights.find("mnist-cnn", folder=tmp_path)
+    shipped = weights.shipped("mnist-cnn", tmp_path)
+    shipped.parent.mkdir()
+    shipped.touch()
+    assert weights.find("mnist-cnn", source="real", folder=tmp_path) == shipped
+    with pytest.raises(FileNotFoundError):
+        weights.find("mnist-cnn", source="synthetic", folder=tmp_path)
     synthetic = weights.default_path("mnist-cnn", "synthetic", tmp_path)
     synthetic.touch()
     assert weights.find("mnist-cnn", folder=tmp_path) == synthetic
-    with pytest.raises(FileNotFoundError):
-        weights.find("mnist-cnn", source="real", folder=tmp_path)
+    assert weights.find("mnist-cnn", source="real", folder=tmp_path) == shipped
     real = weights.default_path("mnist-cnn", "real", tmp_path)
     real.touch()
     assert weights.find("mnist-cnn", folder=tmp_path) == real
     assert synthetic.name == "mnist-cnn-synthetic.weights.h5"
     assert real.name == "mnist-cnn.weights.h5"
+
+
+def test_half_precision_takes_half_the_space(tmp_path):
+    model = randomised(mnist_mlp())
+    weights.write(tmp_path / "half.safetensors", model, {"example": "mnist-mlp"}, dtype="float16")
+    assert (tmp_path / "half.safetensors").stat().st_size < 2 * model.count_params() + 2000
+    restored, _ = weights.restore(tmp_path / "half.safetensors", "mnist-mlp")
+    for half, whole in zip(restored.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(half, whole.astype("float16").astype("float32"))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,0 +1,89 @@
+"""Trains the weights that ship with the project: each example by its recipe, from several seeds, on real data.
+
+\b
+python -m benchmarks.shipped --seeds 3
+
+Weights of every seed are kept under weights/seeds/, so that the command goes on where it was interrupted. Those of the
+first seed, and not of the best, become weights/shipped/<example>.safetensors in float16, and the table in
+weights/README.md is written anew.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_examples import reports, resuming, training, weights
+from keras_examples.checkpoints import Checkpoints
+from keras_examples.files import whole_file
+from keras_examples.recipes import RECIPES
+
+README = Path("weights/README.md")
+
+
+@click.command(help=__doc__)
+@click.option("--examples", default=",".join(RECIPES), show_default=True, help="Example ids.")
+@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="How many, from 0.")
+@click.option("--jpeg-copies", is_flag=True, help="Note that the CIFAR-10 files here come from JPEG copies.")
+def main(examples: str, seeds: int, jpeg_copies: bool) -> None:
+    for example in examples.split(","):
+        paths = [train(example, seed) for seed in range(seeds)]
+        runs = [weights.describe(path)["metadata"] for path in paths]
+        model, metadata = weights.restore(paths[0], example)
+        if jpeg_copies and metadata["dataset"] == "CIFAR-10":
+            metadata["dataset"] = "CIFAR-10 from JPEG copies"
+        metadata["seeds"] = [{name: run["test"].get(name) for name in ("accuracy", "loss")} for run in runs]
+        weights.write(weights.shipped(example), model, metadata, dtype="float16")
+    tables()
+
+
+def train(example: str, seed: int) -> Path:
+    """Trains an example from a seed, unless that is done; an interrupted run goes on."""
+    path = Path(f"weights/seeds/{example}-{seed}.weights.h5")
+    if path.is_file() and "test" in weights.describe(path)["metadata"]:
+        return path
+    if Checkpoints(path).present():
+        report = resuming.resume(example, save=path)
+    else:
+        report = training.fit(example, seed=seed, data="real", save=path)
+    if report["interrupted"]:
+        raise click.Abort
+    return path
+
+
+def tables() -> None:
+    """Writes the table in weights/README.md from what is in the files."""
+    rows = [
+        "| file | command | data | seed | epochs | seconds | test figure | mean ± standard deviation |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for example in RECIPES:
+        path = weights.shipped(example)
+        if path.is_file():
+            rows.append(row(example, path, weights.describe(path)["metadata"]))
+    table = "\n".join(rows)
+    with whole_file(README) as temporary:
+        temporary.write_text(re.sub(r"\|.*\|", lambda _: table, README.read_text(), flags=re.DOTALL))
+
+
+def row(example: str, path: Path, metadata: dict[str, Any]) -> str:
+    name, _, arch = example.partition("-")
+    first, spread = reports.figures_of_seeds(metadata["seeds"])
+    columns = [
+        f"`{path.name}`",
+        f"`python cli.py {name}{f' --arch {arch}' if arch else ''}`",
+        metadata["dataset"],
+        metadata["seed"],
+        metadata["epochs"],
+        round(metadata["seconds"]),
+        f"{first} {MEASURES.get(example, 'accuracy')}",
+        spread,
+    ]
+    return f"| {' | '.join(map(str, columns))} |"
+
+
+MEASURES = {"autoencoder": "mean squared error", "charrnn": "nats a character"}
+
+if __name__ == "__main__":
+    main()

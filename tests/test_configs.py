@@ -1,0 +1,91 @@
+import tomllib
+from dataclasses import fields
+
+import pytest
+
+from cli import OUTLINE
+from keras_examples import configs, weights
+from keras_examples.recipes import RECIPES, Recipe, default_sizes
+
+
+def test_a_saved_file_gives_the_same_run(run, tmp_path):
+    run(
+        "mnist --arch mlp --hidden-units 16,8 --data synthetic --limit 130 --early-stopping 2 --epochs 1 --seed 7 "
+        "--save one.keras --save-config one.toml"
+    )
+    run("mnist --config one.toml --save two.keras --save-config two.toml")
+    one, two = (tomllib.loads((tmp_path / name).read_text()) for name in ("one.toml", "two.toml"))
+    assert two == one | {"save": "two.keras"}
+    one, two = (weights.describe(tmp_path / name)["metadata"] for name in ("one.keras", "two.keras"))
+    assert (two["sha256"], two["options"]) == (one["sha256"], one["options"])
+    assert {"seed", "limit", *(field.name for field in fields(Recipe))} - {"dataset", "build", "task"} <= {
+        *one["options"]
+    }
+
+
+def test_any_path_comes_back(tmp_path):
+    text = 'a "\\q\x7f\n\U0001f600".txt'
+    configs.write(tmp_path / "run.toml", "charrnn", {"text": text, "sizes": {}, "accelerated": True})
+    assert tomllib.loads((tmp_path / "run.toml").read_text("utf-8")) == {"text": text, "accelerate": True}
+
+
+def test_options_win_over_the_file_and_the_file_over_the_recipe(run, tmp_path):
+    (tmp_path / "run.toml").write_text(
+        'data = "synthetic"\nepochs = 3\nlimit = 200\narch = "mlp"\nhidden-units = [5]\naugment = false\n'
+        "learning-rate = 1\naccelerate = false\n"
+    )
+    run("mnist --config run.toml --epochs 2 --save-config all.toml")
+    saved = tomllib.loads((tmp_path / "all.toml").read_text())
+    expected = {"epochs": 2, "limit": 200, "arch": "mlp", "hidden-units": [5], "augment": False, "accelerate": False}
+    expected |= {"learning-rate": 1.0, "batch-size": 128, "optimizer": "adam"}
+    assert {key: saved[key] for key in expected} == expected
+    message = run("mnist --config run.toml --arch linear", code=1).stderr
+    assert "mnist-linear has no such size. Received: --hidden-units (5,)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", "'run.toml' has 'epoch', which is no option of 'main mnist fit'."),
+        ("batch_size = 3", "'run.toml' has 'batch_size', which is no option"),
+        ("config = 'run.toml'", "'run.toml' has 'config', which is no option"),
+        ("[fit]\nepochs = 3", "'run.toml' has 'fit', which is no option"),
+        ("epochs = '3'", "'epochs' in 'run.toml' has to be a whole number. Received: '3'."),
+        ("epochs = 3.5", "'epochs' in 'run.toml' has to be a whole number. Received: 3.5."),
+        ("epochs = true", "'epochs' in 'run.toml' has to be a whole number. Received: True."),
+        ("learning-rate = '1'", "'learning-rate' in 'run.toml' has to be a number. Received: '1'."),
+        ("augment = 'yes'", "'augment' in 'run.toml' has to be true or false. Received: 'yes'."),
+        ("hidden-units = '5'", "'hidden-units' in 'run.toml' has to be a list of whole numbers. Received: '5'."),
+        ("hidden-units = [0.5]", "'0.5' is not a list of whole numbers from 1 to 65536"),
+        ("load = 3", "'load' in 'run.toml' has to be a string. Received: 3."),
+        ("epochs = 0", "Invalid value for '--epochs': 0 is not in the range x>=1."),
+        ("validation-split = nan", "Invalid value for '--validation-split': nan is not in the range"),
+        ("optimizer = 'lion'", "Invalid value for '--optimizer': 'lion' is not one of"),
+        ("epochs 3", "Cannot read 'run.toml': Expected '=' after a key"),
+        ("a = " + "[" * 9999, "Cannot read 'run.toml': "),
+        ("\udcff", "Cannot read 'run.toml': 'utf-8' codec can't decode"),
+        (None, "Cannot read 'run.toml': No such file or directory."),
+    ],
+)
+def test_a_bad_file_is_one_line_and_exit_status_2(run, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "run.toml").write_text(text, errors="surrogateescape")
+    assert message in run("mnist --config run.toml", code=2).output.splitlines()[-1]
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_before_it_trains(run):
+    result = run("mnist --data synthetic --save-config /proc/run.toml", code=1)
+    assert "Error: Cannot write run.toml" in result.stderr
+    assert "epoch" not in result.stdout.partition("\n")[2]
+
+
+def test_help_shows_the_defaults_of_recipes_and_builders(run):
+    assert set(OUTLINE) == set(RECIPES)
+    for example, row in OUTLINE.items():
+        assert {name: row[name] for name in row["help"]} == default_sizes(example)
+        for name in ("epochs", "batch_size", "learning_rate", "optimizer", "validation_split", "augment"):
+            assert row[name] == getattr(RECIPES[example], name)
+    text = " ".join(run("mnist fit --help").output.split())
+    for name in ("mlp 100", "cnn 0.5", f"linear {RECIPES['mnist-linear'].epochs}, mlp {RECIPES['mnist-mlp'].epochs}"):
+        assert f"[default: {name}" in text
+    assert "Width of each LSTM layer, at least 1. [default: 256]" in " ".join(run("charrnn fit --help").output.split())

@@ -1,0 +1,161 @@
+"""Real processes under torchrun, two of them, compared with one."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from keras_examples import distributed
+from keras_examples.acceleration import accelerate
+from keras_examples.batches import Batches, ImageBatches
+from keras_examples.models import mnist_mlp
+from keras_examples.training import fit
+from keras_examples.weights import restore
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+# Last batches of one sample, so that a process's share is empty; no dropout, which each process draws for itself.
+SMALL = {"data": "synthetic", "limit": 101, "batch_size": 10, "epochs": 2}
+RUNS = {
+    "mnist-cnn": SMALL | {"sizes": {"dropout": 0}},
+    "cifar-dense": SMALL | {"sizes": {"hidden_units": (32,)}},
+    "autoencoder": SMALL | {"limit": 44, "precision": "bfloat16"},
+    "charrnn": SMALL | {"limit": 16, "batch_size": 5, "sizes": {"units": 8, "dropout": 0}},
+}
+
+
+def train():
+    """Trains all runs in this process, alone or as one of several; returns the reports."""
+    return {example: fit(example, **options, save=f"{example}.npz.weights.h5") for example, options in RUNS.items()}
+
+
+def train_with_an_optimizer_that_is_not_fused():
+    """Trains on gradients that are clipped; returns the history and the weights."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 256, (50, 28, 28), np.uint8), generator.integers(0, 10, 50, np.int32)
+    model = mnist_mlp(hidden_units=(8,))
+    model.compile(
+        keras.optimizers.RMSprop(0.01, global_clipnorm=0.5),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    accelerate(model)
+    history = model.fit(ImageBatches(x, y, 7, seed=0), epochs=2, shuffle=False, verbose=0).history
+    return history, [weights.tolist() for weights in model.get_weights()]
+
+
+def torchrun(*arguments, cwd):
+    result = subprocess.run([*TORCHRUN, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_the_shares_of_all_processes_are_the_batch(monkeypatch):
+    whole = [[*range(10)[Batches(10, 4, None).part(index)]] for index in range(3)]
+    assert whole == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    monkeypatch.setattr(distributed, "size", 3)
+    shares = [[], [], []]
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", rank)
+        for index, share in enumerate(shares):
+            share += range(10)[Batches(10, 4, None).part(index)]
+    assert shares == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 2}, r"Each of 3 processes needs a sample of a batch\. Received: --batch-size 2\."),
+        ({"accelerated": False}, r"Stock Keras trains in one process\. Received: --no-accelerate\."),
+    ],
+)
+def test_what_several_processes_cannot_do(monkeypatch, options, message):
+    monkeypatch.setattr(distributed, "size", 3)
+    with pytest.raises(ValueError, match=message):
+        fit("mnist-linear", **options)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_would(tmp_path, monkeypatch):
+    script = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from keras_examples import distributed
+with distributed.together():
+    import test_distributed
+    reports = test_distributed.train()
+    distributed.SHARED = "missing"  # as between machines
+    other = test_distributed.train_with_an_optimizer_that_is_not_fused()
+print(json.dumps([reports, other]))
+"""
+    (tmp_path / "script.py").write_text(script)
+    code, output, errors = torchrun("script.py", cwd=tmp_path)
+    assert code == 0, errors
+    reports, other = json.loads(output.splitlines()[-1])
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    for example, alone in train().items():
+        report = reports[example]
+        rounding = 1e-2 if "precision" in RUNS[example] else 1e-4
+        close = {"rtol": rounding, "atol": rounding}
+        assert report["loss"] == pytest.approx(alone["loss"], rel=rounding)
+        assert report["history"].keys() == alone["history"].keys()
+        for name, values in alone["history"].items():
+            np.testing.assert_allclose(report["history"][name], values, **close, err_msg=f"{example} {name}")
+        paths = (tmp_path / report["weights"], alone["weights"])
+        for two, one in zip(*(restore(path, example)[0].get_weights() for path in paths), strict=True):
+            np.testing.assert_allclose(two, one, **close, err_msg=example)
+    for two, one in zip(keras.tree.flatten(other), keras.tree.flatten(train_with_an_optimizer_that_is_not_fused())):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
+    options = [ROOT / "cli.py", "mnist", "--arch=cnn", "--data=synthetic", "--limit=300", "--batch-size=50"]
+    options += ["--epochs=5", "--json", "--save"]
+    assert torchrun(*options, "whole.weights.h5", cwd=tmp_path)[0] == 0
+
+    def interrupt(interruption, epoch, *more):
+        """Interrupts a run after an epoch; returns what it said."""
+        command = [*TORCHRUN, *map(str, options), "parts.weights.h5", *more]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if line.startswith(f"epoch {epoch}/"):
+                    interruption(process.pid)
+                    break
+            lines += process.stderr.readlines()
+        assert process.returncode != 0
+        assert not (tmp_path / "parts.weights.h5").exists()
+        return [line for line in lines if re.match("Error|Interrupted|interrupted|.*cli.py., line", line)]
+
+    def kill_the_first(pid):
+        children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True).stdout.split()
+        os.kill(min(map(int, children)), signal.SIGKILL)
+
+    (line,) = interrupt(kill_the_first, 2)
+    assert line.startswith("Error: Another process of this run has ended. Received: no answer in process 1 of 2")
+    (line,) = interrupt(lambda pid: os.kill(pid, signal.SIGTERM), 3, "--resume")
+    assert line.startswith("interrupted after ")
+    code, output, errors = torchrun(*options, "parts.weights.h5", "--resume", cwd=tmp_path)
+    assert code == 0, errors
+    assert len(json.loads(output)["history"]["loss"]) == 5
+    weights = [restore(tmp_path / f"{name}.weights.h5", "mnist-cnn")[0].get_weights() for name in ("whole", "parts")]
+    assert all((one == other).all() for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.slow
+def test_an_error_in_all_processes_is_one_line(tmp_path):
+    code, output, errors = torchrun(ROOT / "cli.py", "mnist", "--data=real", "--data-dir=missing", cwd=tmp_path)
+    assert (code, output) == (1, "")
+    assert [line for line in errors.splitlines() if line.startswith("Error")] == [
+        "Error: No train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
+        "t10k-labels-idx1-ubyte.gz in missing. Received: data_dir='missing'. Run the command `datasets fetch mnist`."
+    ]
