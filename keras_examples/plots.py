@@ -110,8 +110,9 @@ def save_run(
             values = history[prefix + name]
             axis.plot(range(1, len(values) + 1), values, style, color=colour, markersize=4, label=kind)
         axis.set_title(label, fontsize=11)
+        axis.set_xlim(0.5, len(values) + 0.5)
         axis.grid(alpha=0.3)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.legend(fontsize=9)
     axis.set_xlabel("epoch")
     draw(right)
@@ -181,7 +182,7 @@ def draw_pairs(figure: FigureBase, x: np.ndarray, output: np.ndarray) -> None:
 def draw_text(figure: FigureBase, text: str) -> None:
     """Draws text as it is, its long lines broken."""
     figure.suptitle("A sample", fontsize=11)
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 72) or [""]][:34]
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 72) or [""]][:32]
     figure.text(0.03, 0.92, "\n".join(lines), va="top", family="monospace", fontsize=11, parse_math=False)
 
 

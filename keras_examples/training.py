@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,7 @@ def fit(
         OSError: data that cannot be had, or weights that cannot be written.
     """
     recipe = replace(RECIPES[example], **changes)
-    if recipe.batch_size < distributed.size:
-        raise ValueError(
-            f"Each of {distributed.size} processes needs a sample of a batch. Received: --batch-size "
-            f"{recipe.batch_size}. Choose a larger batch."
-        )
-    if distributed.size > 1 and not accelerated:
-        raise ValueError(
-            "Stock Keras trains in one process. Received: --no-accelerate. Leave it out, or start without torchrun."
-        )
+    _check_processes(recipe, accelerated)
     name = weights.run_name(example, text)
     if save or not dry_run:  # before any data is fetched
         weights.check_target(save or weights.default_path(name, "real"))
@@ -245,25 +238,13 @@ def fit(
     figures = distributed.gathered(figures)[0]
     if path and not distributed.rank:
         weights.write(path, model, metadata | {"test": figures, "seconds": round(seconds, 1)})
-    picture = path if plot and not distributed.rank else None
-    if picture:
-        from keras_examples import plots  # matplotlib is not needed before
-
-        picture = Path(str(picture.with_suffix("")).removesuffix(".weights") + ".png")
+    picture = None
+    if plot and path and not distributed.rank:
         title = f"{example} on {dataset.name} ({dataset.source} data): test loss {figures['loss']:.4f}"
         title += f", accuracy {figures['accuracy']:.2%}" if "accuracy" in figures else ""
         names = vocabulary or getattr(dataset, "class_names", None)
-        try:
-            plots.save_run(
-                picture,
-                title,
-                progress.history,
-                recipe.task.curves,
-                lambda part: recipe.task.draw(part, model, test, names),
-            )
-        except Exception as error:  # whatever it is, the run is worth more than its picture
-            echo(f"no picture of the run: {error}")
-            picture = None
+        draw = partial(recipe.task.draw, model=model, arrays=test, names=names)
+        picture = _picture(path, title, progress.history, recipe.task.curves, draw, echo)
     if log:
         log.finish(picture)
     return {
@@ -322,6 +303,38 @@ def evaluate(
         "seconds": time.perf_counter() - start,
         "classes": getattr(dataset, "class_names", None),
     }
+
+
+def _check_processes(recipe: Recipe, accelerated: bool) -> None:
+    if recipe.batch_size < distributed.size:
+        raise ValueError(
+            f"Each of {distributed.size} processes needs a sample of a batch. Received: --batch-size "
+            f"{recipe.batch_size}. Choose a larger batch."
+        )
+    if distributed.size > 1 and not accelerated:
+        raise ValueError(
+            "Stock Keras trains in one process. Received: --no-accelerate. Leave it out, or start without torchrun."
+        )
+
+
+def _picture(
+    path: Path,
+    title: str,
+    history: dict[str, list[float]],
+    curves: Any,
+    draw: Callable[[Any], None],
+    echo: Callable[[str], None],
+) -> Path | None:
+    """Draws a run beside its weights. Whatever goes wrong is said, and raises nothing: the run is worth more."""
+    picture = Path(str(path.with_suffix("")).removesuffix(".weights") + ".png")
+    try:
+        from keras_examples import plots  # matplotlib is not needed before
+
+        plots.save_run(picture, title, history, curves, draw)
+    except Exception as error:
+        echo(f"no picture of the run: {error}")
+        return None
+    return picture
 
 
 def _report(
