@@ -12,6 +12,7 @@ from keras_examples.acceleration import accelerate
 from keras_examples.optimizers import CentredAdam, CentredSGD
 
 MODELS = ["mnist_linear", "mnist_mlp", "mnist_cnn", "cifar_dense", "cifar_cnn", "conv_autoencoder", "char_lstm"]
+LARGE = ["cifar_dense", "cifar_cnn", "conv_autoencoder"]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 6)).astype("float32")
 Y = RNG.integers(0, 3, 50).astype("int32")
@@ -83,7 +84,7 @@ def check_an_epoch(name, cuda_graph):
     assert_same_as_stock(run)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in MODELS])
 def test_an_epoch_of_each_model(name):
     check_an_epoch(name, cuda_graph=False)
 

@@ -44,11 +44,11 @@ def table(tmp_path, *arguments):
 @pytest.mark.slow
 def test_throughput_of_peers_installed_or_not(tmp_path):
     chart = tmp_path / "chart.png"
-    options = "--examples", "charrnn", "--peers", "ours,keras-jax,pytorch", "--precision", "bfloat16"
+    options = "--examples", "mnist-mlp", "--peers", "ours,keras-jax,pytorch", "--precision", "bfloat16"
     header, rows = table(tmp_path, "throughput", *options, "--plot", str(chart))
     ratios = ["ours / ours-float32", "ours / pytorch", "ours / best", "ours / limit"]
     assert header == ["ms a step, bfloat16", "ours", "keras-jax", "pytorch", "ours-float32", "limit", *ratios]
-    assert [row[0] for row in rows] == ["charrnn"]
+    assert [row[0] for row in rows] == ["mnist-mlp"]
     assert (rows[0][2] == "not installed") == (find_spec("jax") is None)
     assert all(float(cell.replace(",", "")) > 0 for cell in [rows[0][1], *rows[0][3:]])
     assert Image.open(chart).format == "PNG"

@@ -79,12 +79,11 @@ def same(one, two):
     return one["history"] == two["history"] and all((a == b).all() for a, b in zip(*models, strict=True))
 
 
-QUICK = ("mnist-linear", "mnist-cnn")
-examples = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)]
+QUICK = [(name, accelerated) for name in ("mnist-linear", "mnist-cnn") for accelerated in (True, False)]
+SLOW = [pytest.param(name, True, marks=pytest.mark.slow) for name in RECIPES if (name, True) not in QUICK]
 
 
-@pytest.mark.parametrize("accelerated", [True, False], ids=["accelerated", "stock"])
-@pytest.mark.parametrize("example", examples)
+@pytest.mark.parametrize(("example", "accelerated"), [*QUICK, *SLOW])
 def test_a_resumed_run_ends_as_the_one_that_was_never_stopped_to_the_bit(example, accelerated, stop_at, tmp_path):
     options = SMALL | (CHARACTERS if example == "charrnn" else {}) | {"accelerated": accelerated}
     whole = fit(example, **options, save="whole.weights.h5", **silent)
@@ -325,7 +324,7 @@ for round in range(int(sys.argv[1])):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_can_go_on(rounds, tmp_path):
     assert python(KILL, str(rounds)).count("\n") == rounds
 
