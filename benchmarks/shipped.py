@@ -8,7 +8,6 @@ first seed, and not of the best, become weights/shipped/<example>.safetensors in
 weights/README.md is written anew.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ def main(examples: str, seeds: int, jpeg_copies: bool) -> None:
         paths = [train(example, seed) for seed in range(seeds)]
         runs = [weights.describe(path)["metadata"] for path in paths]
         model, metadata = weights.restore(paths[0], example)
-        if jpeg_copies and metadata["dataset"] == "CIFAR-10":
-            metadata["dataset"] = "CIFAR-10 from JPEG copies"
+        if jpeg_copies and metadata["dataset"] == "cifar10":
+            metadata["dataset"] = "cifar10 from JPEG copies"
         metadata["seeds"] = [{name: run["test"].get(name) for name in ("accuracy", "loss")} for run in runs]
         weights.write(weights.shipped(example), model, metadata, dtype="float16")
     tables()
@@ -53,7 +52,7 @@ def train(example: str, seed: int) -> Path:
 
 
 def tables() -> None:
-    """Writes the table in weights/README.md from what is in the files."""
+    """Writes the table that ends weights/README.md from what is in the files."""
     rows = [
         "| file | command | data | seed | epochs | seconds | test figure | mean ± standard deviation |",
         "|---|---|---|---|---|---|---|---|",
@@ -62,9 +61,9 @@ def tables() -> None:
         path = weights.shipped(example)
         if path.is_file():
             rows.append(row(example, path, weights.describe(path)["metadata"]))
-    table = "\n".join(rows)
+    before = README.read_text("utf-8").partition("\n| file |")[0].rstrip()
     with whole_file(README) as temporary:
-        temporary.write_text(re.sub(r"\|.*\|", lambda _: table, README.read_text(), flags=re.DOTALL))
+        temporary.write_text("\n".join([before, "", *rows, ""]), "utf-8")
 
 
 def row(example: str, path: Path, metadata: dict[str, Any]) -> str:

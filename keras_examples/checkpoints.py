@@ -157,7 +157,7 @@ def set_random_state(model: keras.Model, state: dict[str, np.ndarray]) -> None:
 def _generators(model: keras.Model) -> dict[str, Any]:
     if keras.backend.backend() != "torch":
         return {}
-    import torch  # the one place outside of layers, devices and acceleration
+    import torch
 
     device = device_of(model)
     return {"random cpu": torch} | ({} if device == "cpu" else {f"random {device}": getattr(torch, device)})

@@ -125,6 +125,7 @@ def draw_mistakes(
     x: np.ndarray,
     y: np.ndarray,
     probabilities: np.ndarray,
+    confusion: np.ndarray,
     class_names: Sequence[str],
     filters: np.ndarray | None,
 ) -> None:
@@ -135,6 +136,7 @@ def draw_mistakes(
         x: Images as `save_predictions` takes them.
         y: True classes, `(N,)`.
         probabilities: `(N, classes)`, 0–1.
+        confusion: Counts, `(classes, classes)`: a row for each true class, a column for each predicted one.
         class_names: Name of each class.
         filters: `(height, width, channels, filters)`, or None.
     """
@@ -144,8 +146,6 @@ def draw_mistakes(
         _filters(below, filters)
     left, right = above.subfigures(1, 2, width_ratios=(1.1, 1), squeeze=False).flat
     predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((len(class_names),) * 2, int)
-    np.add.at(confusion, (y, predicted), 1)
     axis = left.subplots()
     axis.imshow(np.sqrt(confusion), cmap="Blues")  # so that rare mistakes show
     places, long = range(len(class_names)), max(map(len, class_names)) > 2

@@ -26,7 +26,8 @@ def resume(
         save: Where the run's weights were to go, if that was said.
         echo: Takes each line of the report.
         **given: Arguments of `fit`. The run keeps those it was started with, so that none is needed; those that say
-            otherwise are refused, but for `data_dir` and `text`, since the data may have moved, and `save_config`.
+            otherwise are refused, but for `data_dir` and `text`, since the data may have moved, and for
+            what is only written: `save_config`, `plot` and `log_dir`.
 
     Returns:
         The report of `fit`.

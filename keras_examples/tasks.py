@@ -111,8 +111,7 @@ class Classification(_ImageTask):
         logits = model.predict(x, batch_size=PREDICTION_BATCH, verbose=0).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
-        confusion = np.zeros((logits.shape[1],) * 2, int)
-        np.add.at(confusion, (y, logits.argmax(axis=1)), 1)
+        confusion = confusion_matrix(y, logits)
         hits = confusion.diagonal()
         return {
             "loss": float(nats.mean()),
@@ -127,7 +126,8 @@ class Classification(_ImageTask):
         logits = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=0)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         kernels = (layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
-        plots.draw_mistakes(figure, arrays[0], arrays[1], probabilities, names, next(kernels, None))
+        confusion = confusion_matrix(arrays[1], logits)
+        plots.draw_mistakes(figure, *arrays, probabilities, confusion, names, next(kernels, None))
 
 
 class Reconstruction(_ImageTask):
@@ -229,6 +229,13 @@ class NextCharacter:
         from keras_examples import plots
 
         plots.draw_text(figure, "".join(generate(model, names, "", length=1200, temperature=0.8, seed=0)))
+
+
+def confusion_matrix(y: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Counts, a row for each true class, a column for each predicted one; `y` is `(N,)`, `logits` `(N, classes)`."""
+    confusion = np.zeros((logits.shape[1],) * 2, int)
+    np.add.at(confusion, (y, logits.argmax(axis=1)), 1)
+    return confusion
 
 
 def block_bound(x: np.ndarray, side: int = 4, components: int = 8) -> float:
