@@ -126,8 +126,8 @@ class Classification(_ImageTask):
         logits = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=0)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         kernels = (layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
-        confusion = confusion_matrix(arrays[1], logits)
-        plots.draw_mistakes(figure, *arrays, probabilities, confusion, names, next(kernels, None))
+        x, y = arrays
+        plots.draw_mistakes(figure, x, y, probabilities, confusion_matrix(y, logits), names, next(kernels, None))
 
 
 class Reconstruction(_ImageTask):
