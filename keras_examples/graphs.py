@@ -140,15 +140,19 @@ class _CrossEntropy(torch.autograd.Function):
         return logits_gradient.t() if ctx.classes == 0 else logits_gradient, None
 
 
-def _narrow_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    if a.device.type != "cpu":
+        return NotImplemented
     # Matrix products on CPU fall off a cliff below 16 columns; turned over, a head of 10 classes is 4 times faster.
-    if a.device.type == "cpu" and b.shape[1] < NARROW <= a.shape[0]:
+    if b.shape[1] < NARROW <= a.shape[0]:
         return torch.mm(b.t(), a.t()).t().contiguous()
+    if a.dtype == torch.float32 and 2 * a.numel() * b.shape[1] > SMALL and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
     return NotImplemented
 
 
 NARROW_KERNELS: dict[Any, Callable[..., Any]] = {
-    aten.mm.default: _narrow_product,
+    aten.mm.default: _product,
 }
 
 

@@ -44,11 +44,36 @@ class LSTM(keras.layers.LSTM):
 
     On the torch backend the stock layer is a Python loop over time, except on CUDA. Arguments, variables and saved
     weights are the stock layer's: weights load into a `keras.layers.LSTM` and back. On other backends, with
-    activations other than tanh and sigmoid, a mask, dropout in training, `unroll=True` or `use_cudnn=False` the stock
-    layer runs.
+    activations other than tanh and sigmoid, a mask, dropout of inputs or states in training, `unroll=True` or
+    `use_cudnn=False` the stock layer runs.
+
+    Args:
+        units: Width of the output, at least 1.
+        weight_dropout: Fraction of the recurrent weights dropped in training, in [0, 1), anew for each batch and the
+            same at every time step, so that the kernel's speed is kept.
+        kwargs: Other arguments of the stock layer.
+
+    Source of the weights' dropout: Merity et al. 2017, "Regularizing and Optimizing LSTM Language Models".
     """
 
+    def __init__(self, units: int, weight_dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(units, **kwargs)
+        self.weight_dropout = weight_dropout
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "weight_dropout": self.weight_dropout}
+
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        if not (training and self.weight_dropout):
+            return self._inner_loop(sequences, initial_state, mask, training)
+        kernel = self.cell.recurrent_kernel
+        dropped = keras.random.dropout(kernel.value, self.weight_dropout, seed=self.cell.seed_generator)
+        # A scope hides the one around it, so it has to know the values of the other variables too.
+        values = [(variable, variable.value) for variable in self.cell.variables if variable is not kernel]
+        with keras.StatelessScope([(kernel, dropped), *values]):
+            return self._inner_loop(sequences, initial_state, mask, training)
+
+    def _inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool) -> Any:
         if mask is None and self._torch_can(training):
             return self._torch_lstm(sequences, *initial_state)
         return super().inner_loop(sequences, initial_state, mask, training)

@@ -165,7 +165,9 @@ def _encoder() -> list[keras.Layer]:
     ]
 
 
-def char_lstm(vocabulary_size: int, units: int = 256, layers: int = 1, dropout: float = 0.0) -> keras.Sequential:
+def char_lstm(
+    vocabulary_size: int, units: int = 256, layers: int = 1, dropout: float = 0.0, weight_dropout: float = 0.0
+) -> keras.Sequential:
     """Character-level language model; 346,433 parameters for 65 characters, 256 units and one layer.
 
     Args:
@@ -173,6 +175,7 @@ def char_lstm(vocabulary_size: int, units: int = 256, layers: int = 1, dropout: 
         units: Width of each LSTM layer, at least 1.
         layers: Number of LSTM layers, at least 1.
         dropout: Fraction of each LSTM layer's outputs dropped in training, in [0, 1).
+        weight_dropout: Fraction of each LSTM layer's recurrent weights dropped at each step, in [0, 1).
 
     Returns:
         A model from int32 character ids `(N, T)`, 0 ≤ id < `vocabulary_size`, to float32 logits
@@ -185,7 +188,7 @@ def char_lstm(vocabulary_size: int, units: int = 256, layers: int = 1, dropout: 
         name="char_lstm",
     )
     for _ in range(layers):
-        model.add(LSTM(units, return_sequences=True))
+        model.add(LSTM(units, weight_dropout, return_sequences=True))
         if dropout:
             model.add(keras.layers.Dropout(dropout))
     # Under mixed_bfloat16 this product, not only the LSTM's, is in bfloat16: 6 % of a training step on a CPU.

@@ -34,7 +34,9 @@ def sequences(features=FEATURES, seed=0):
 
 def pair(features=FEATURES, **options):
     """Our layer and the stock one, with the same random weights."""
-    ours, stock = LSTM(UNITS, **options), keras.layers.LSTM(UNITS, **options)
+    ours = LSTM(UNITS, **options)
+    options.pop("weight_dropout", None)
+    stock = keras.layers.LSTM(UNITS, **options)
     for layer in (ours, stock):
         layer.build((BATCH, TIME, features))
     generator = np.random.default_rng(1)
@@ -69,6 +71,22 @@ def test_equals_the_stock_layer(kernel_calls, return_sequences, return_state, go
     states = [sequences(seed=seed)[:, 0, :UNITS] for seed in (2, 3)] if initial_state else None
     assert_same(*(outputs_and_gradients(layer, sequences(), states, training=True) for layer in (ours, stock)))
     assert len(kernel_calls) == 1
+
+
+def test_weight_dropout(kernel_calls):
+    ours, stock = pair(return_sequences=True, weight_dropout=0.5)
+    assert_same(outputs_and_gradients(ours, sequences()), outputs_and_gradients(stock, sequences()))
+    weights = stock.get_weights()
+    masks = []
+    for _ in range(2):
+        trained = outputs_and_gradients(ours, sequences(), training=True)
+        masks.append(trained[-2] != 0)  # gradients of the recurrent weights
+        stock.set_weights([weights[0], weights[1] * masks[-1] * 2, weights[2]])
+        dropped = outputs_and_gradients(stock, sequences(), training=True)
+        dropped[-2] *= masks[-1] * 2
+        assert_same(trained, dropped)
+    assert (masks[0] != masks[1]).any()
+    assert len(kernel_calls) == 3
 
 
 @pytest.mark.parametrize("options", [{"use_bias": False}, {"unit_forget_bias": False}, {"use_cudnn": True}])
