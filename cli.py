@@ -45,6 +45,11 @@ def option(*names: str, **how: Any) -> click.Option:
     return click.Option(names, **how)
 
 
+def place(metavar: str) -> dict[str, Any]:
+    """What makes a parameter one for a PATH, a FILE or a DIR, which the shell completes."""
+    return {"metavar": metavar, "shell_complete": click.Path(file_okay=metavar != "DIR").shell_complete}
+
+
 def finite(report: Any) -> Any:
     """The report with None for numbers that JSON does not know."""
     if isinstance(report, dict):
@@ -125,7 +130,7 @@ DATA_OPTIONS = (
         show_default=True,
         help="auto: local files, else download, else made up here, which every report then says.",
     ),
-    option("--data-dir", metavar="DIR", default="datasets", show_default=True, help="Folder of the data files."),
+    option("--data-dir", **place("DIR"), default="datasets", show_default=True, help="Folder of the data files."),
 )
 BACKEND_OPTION = option(
     "--backend",
@@ -149,7 +154,7 @@ DEVICE_OPTIONS = (
     ),
 )
 WEIGHTS_OPTION = option(
-    "--weights", "path", metavar="PATH", help="Weights to use.  [default: what was last trained, else what is shipped]"
+    "--weights", "path", **place("PATH"), help="Weights to use.  [default: what was last trained, else what is shipped]"
 )
 TENSORS = ".safetensors"
 NAMES_OPTION = option(
@@ -161,15 +166,17 @@ NAMES_OPTION = option(
 )
 SEED_OPTION = option("--seed", type=SEED, default=0, show_default=True, help="Seed of all that is random.")
 OUTPUT_OPTION = option(
-    "--output-dir", metavar="DIR", default="samples", show_default=True, help="Folder of the pictures."
+    "--output-dir", **place("DIR"), default="samples", show_default=True, help="Folder of the pictures."
 )
 
 
-def command(group: click.Group, name: str, *params: click.Parameter) -> Callable[[Command], Command]:
+def command(group: click.Group, name: str, shown: str, *params: click.Parameter) -> Callable[[Command], Command]:
     """Registers a command that returns its report, and gives it `--json`, `--traceback` and one-line errors.
 
-    The function's first argument prints to standard output, or to standard error under `--json`.
+    The function's first argument prints to standard output, or to standard error under `--json`. The help ends with the
+    command called with the arguments `shown`.
     """
+    words = f"python cli.py {'' if group is main else group.name} {name} {shown}".split()
 
     def register(function: Command) -> Command:
         def run(*, as_json: bool, show_traceback: bool, **arguments: Any) -> None:
@@ -202,7 +209,8 @@ def command(group: click.Group, name: str, *params: click.Parameter) -> Callable
             option("--json", "as_json", is_flag=True, help="Print one JSON object, the report to standard error."),
             option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from."),
         )
-        group.add_command(click.Command(name, callback=run, params=[*params, *common], help=function.__doc__))
+        help = f"{function.__doc__}\n\n\b\n{' '.join(words)}"
+        group.add_command(click.Command(name, callback=run, params=[*params, *common], help=help))
         return function
 
     return register
@@ -261,7 +269,7 @@ def literal(node: Any) -> Any:
 
 
 OUTLINE = outline()
-TEXT = option("--text", metavar="PATH", help="UTF-8 text to learn instead of tinyshakespeare.")
+TEXT = option("--text", **place("PATH"), help="UTF-8 text to learn instead of tinyshakespeare.")
 FIT_OPTIONS = (
     option(
         "--precision",
@@ -283,20 +291,20 @@ FIT_OPTIONS = (
         "--accelerate/--no-accelerate", "accelerated", default=True, help="On torch, replay captured steps (default)."
     ),
     option("--cuda-graph", is_flag=True, help="On an NVIDIA GPU, launch a captured step as one (not measured yet)."),
-    option("--load", metavar="PATH", help="Start from these weights."),
-    option("--save", metavar="PATH", help="Where the weights go.  [default: weights/<example>.weights.h5]"),
+    option("--load", **place("PATH"), help="Start from these weights."),
+    option("--save", **place("PATH"), help="Where the weights go.  [default: weights/<example>.weights.h5]"),
     option("--plot/--no-plot", default=True, help="Draw the run beside the weights, as <example>.png (default)."),
-    option("--log-dir", metavar="DIR", help="Write TensorBoard's event files and history.csv there, epoch by epoch."),
+    option("--log-dir", **place("DIR"), help="Write TensorBoard's event files and history.csv there, epoch by epoch."),
     option("--resume", is_flag=True, help="Go on with an interrupted run, with the options it was started with."),
     option(
         "--config",
-        metavar="FILE",
+        **place("FILE"),
         callback=configure,
         is_eager=True,
         expose_value=False,
         help="TOML file of options, such as batch-size = 64; those on the command line win.",
     ),
-    option("--save-config", metavar="FILE", help="Write all options of this run to a TOML file for --config."),
+    option("--save-config", **place("FILE"), help="Write all options of this run to a TOML file for --config."),
 )
 
 
@@ -332,16 +340,30 @@ def recipe_options(rows: dict[str, dict[str, Any]]) -> list[click.Option]:
     ]
 
 
+class Example(DefaultGroup):
+    """A group that trains by default; the shell completes its commands, and the options of the default one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return (click.Group if ctx.resilient_parsing else DefaultGroup).parse_args(self, ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        if not incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        default = self.commands[self.default_cmd_name]
+        return default.shell_complete(click.Context(default, parent=ctx), incomplete)
+
+
 def example(name: str, arches: tuple[str, ...], help: str) -> click.Group:
     """Adds an example: a group with `fit`, which is its default command, `evaluate` and `save`."""
-    group = DefaultGroup(name, default="fit", default_if_no_args=True, help=help)
+    group = Example(name, default="fit", default_if_no_args=True, help=help)
     main.add_command(group)
     arch_options = [arch_option(arches)] if arches else []
     text_options = [TEXT] if name == "charrnn" else []
+    shown = f"--arch {arches[-1]}" if arches else ""
     rows = {arch: OUTLINE[identify(name, arch)] for arch in arches or ("",)}
     fit_options = (*recipe_options(rows), *FIT_OPTIONS, *text_options, *DATA_OPTIONS, *DEVICE_OPTIONS)
 
-    @command(group, "fit", *arch_options, *fit_options)
+    @command(group, "fit", f"{shown} --epochs 10", *arch_options, *fit_options)
     def fit(echo: Echo, resume: bool, plot: bool, arch: str | None = None, **given: Any) -> Any:
         """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
         from keras_examples import distributed, reports, resuming, training
@@ -355,7 +377,7 @@ def example(name: str, arches: tuple[str, ...], help: str) -> click.Group:
             echo(reports.fitted(report))
         return report
 
-    @command(group, "evaluate", *arch_options, *text_options, WEIGHTS_OPTION, *DATA_OPTIONS, *DEVICE_OPTIONS)
+    @command(group, "evaluate", shown, *arch_options, *text_options, WEIGHTS_OPTION, *DATA_OPTIONS, *DEVICE_OPTIONS)
     def evaluate(echo: Echo, arch: str | None = None, **given: Any) -> Any:
         """Measures trained weights on the test data."""
         from keras_examples import reports, training
@@ -367,7 +389,8 @@ def example(name: str, arches: tuple[str, ...], help: str) -> click.Group:
     @command(
         group,
         "save",
-        click.Argument(["target"], metavar="PATH"),
+        f"{name}{TENSORS} {shown}",
+        click.Argument(["target"], **place("PATH")),
         *arch_options,
         NAMES_OPTION,
         WEIGHTS_OPTION,
@@ -402,9 +425,10 @@ def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
     @command(
         group,
         "sample",
+        f"--arch {arches[-1]} --count 10",
         arch_option(arches),
         option("--count", type=PICTURES, default=20, show_default=True, help="Test images to show."),
-        option("--image", metavar="PATH", help="Classify this picture instead."),
+        option("--image", **place("PATH"), help="Classify this picture instead."),
         SEED_OPTION,
         OUTPUT_OPTION,
         WEIGHTS_OPTION,
@@ -438,6 +462,7 @@ charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.")
 @command(
     autoencoder,
     "sample",
+    "--count 3",
     option("--count", type=PICTURES, default=5, show_default=True, help="Test images to show."),
     SEED_OPTION,
     OUTPUT_OPTION,
@@ -457,13 +482,14 @@ def sample_autoencoder(echo: Echo, **given: Any) -> Any:
 @command(
     charrnn,
     "sample",
+    '--prompt "We " --temperature 0.7',
     option("--prompt", default="", help="Text to continue; - reads it from standard input."),
     option("--length", type=COUNT, default=500, show_default=True, help="Characters to draw."),
     option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest character."),
     option("--top-k", type=COUNT, metavar="K", help="Draw from the K likeliest characters only."),
     option("--seed", type=SEED, help="The same seed gives the same text."),
     option("--count", type=COUNT, default=1, show_default=True, help="Texts to draw."),
-    option("--text", metavar="PATH", help="Use what was last trained on this text."),
+    option("--text", **place("PATH"), help="Use what was last trained on this text."),
     WEIGHTS_OPTION,
     BACKEND_OPTION,
 )
@@ -493,7 +519,7 @@ def sample_charrnn(
     return {"example": "charrnn", "data": metadata["data"], "texts": texts, "weights": str(source)}
 
 
-@command(main, "weights", click.Argument(["path"], metavar="PATH"))
+@command(main, "weights", "weights/mnist-cnn.weights.h5", click.Argument(["path"], **place("PATH")))
 def show_weights(echo: Echo, path: str) -> Any:
     """Shows what is in a weights file: the metadata, and each tensor's name, shape and type."""
     from keras_examples.weights import describe
@@ -506,7 +532,7 @@ def show_weights(echo: Echo, path: str) -> Any:
     return report
 
 
-@command(main, "results", DATA_OPTIONS[1], *DEVICE_OPTIONS)
+@command(main, "results", "", DATA_OPTIONS[1], *DEVICE_OPTIONS)
 def results(echo: Echo, data_dir: str) -> Any:
     """Measures the weights that ship with the project on the real test data."""
     from keras_examples import reports, training, weights
@@ -523,6 +549,7 @@ def results(echo: Echo, data_dir: str) -> Any:
 @command(
     main,
     "demo",
+    "--port 8000",
     option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets the network in."),
     option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on."),
     *DEVICE_OPTIONS,
@@ -545,7 +572,7 @@ NAMES = ("mnist", "cifar10", "tinyshakespeare")
 DATA_DIR_OPTION = DATA_OPTIONS[1]
 
 
-@command(datasets_group, "list", DATA_DIR_OPTION)
+@command(datasets_group, "list", "", DATA_DIR_OPTION)
 def list_datasets(echo: Echo, data_dir: str) -> Any:
     """Lists the data sets, and which of their files are missing."""
     from keras_examples.datasets import status
@@ -560,7 +587,7 @@ def list_datasets(echo: Echo, data_dir: str) -> Any:
     return report
 
 
-@command(datasets_group, "fetch", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
+@command(datasets_group, "fetch", "mnist", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
 def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     """Downloads the files of a data set that are missing, and checks their hashes."""
     from keras_examples.datasets import fetch
@@ -570,7 +597,7 @@ def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     return {"fetched": fetched}
 
 
-@command(datasets_group, "verify", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
+@command(datasets_group, "verify", "mnist", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
 def verify_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     """Reads a data set whole and compares its files with the published ones."""
     from keras_examples.datasets import verify
@@ -581,7 +608,7 @@ def verify_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     return findings
 
 
-@command(main, "devices", BACKEND_OPTION)
+@command(main, "devices", "", BACKEND_OPTION)
 def devices(echo: Echo) -> Any:
     """Shows which device would be used, and why."""
     from keras_examples.devices import choose
@@ -596,6 +623,7 @@ def devices(echo: Echo) -> Any:
 @command(
     main,
     "greeks",
+    "--forward 105 --strike 100 --volatility 0.2 --maturity 0.5",
     option("--forward", type=float, default=100, show_default=True, help="Forward price."),
     option("--strike", type=float, default=100, show_default=True, help="Price that the call pays for it."),
     option("--volatility", type=float, default=0.3, show_default=True, help="A year; 0.3 is 30 %."),
@@ -604,11 +632,7 @@ def devices(echo: Echo) -> Any:
     *DEVICE_OPTIONS,
 )
 def greeks(echo: Echo, **inputs: float) -> Any:
-    """Prices a European call on a forward in Black's model, with its derivatives by automatic differentiation.
-
-    \b
-    python cli.py greeks --forward 105 --strike 100 --volatility 0.2 --maturity 0.5
-    """
+    """Prices a European call on a forward in Black's model, with its derivatives by automatic differentiation."""
     from keras_examples import greeks
 
     report = {name: float(figure) for name, figure in greeks.greeks(**inputs)._asdict().items()}
@@ -618,7 +642,7 @@ def greeks(echo: Echo, **inputs: float) -> Any:
     return report
 
 
-@command(main, "tensors", *DEVICE_OPTIONS)
+@command(main, "tensors", "", *DEVICE_OPTIONS)
 def tensors(echo: Echo) -> Any:
     """Shows first steps with tensors: the code to read is keras_examples/tensors.py."""
     from keras_examples.tensors import tour

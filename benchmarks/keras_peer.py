@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 from unittest.mock import patch
 
 import keras
@@ -16,7 +17,7 @@ def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[...
     """Builds the model; returns a function that trains an epoch, or several in one `fit`, `mark` called after each."""
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else precision)
     text = workload.builder == "char_lstm"
-    with nullcontext() if accelerated else patch.object(models, "LSTM", keras.layers.LSTM):
+    with nullcontext() if accelerated else patch.object(models, "LSTM", _stock_lstm):
         model = getattr(models, workload.builder)(**({"vocabulary_size": workload.classes} if text else {}))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True) if workload.classes else "mse"
     metrics = ["accuracy"] if workload.classes else ["mae"]
@@ -39,3 +40,7 @@ def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[...
         model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[marker])
 
     return run
+
+
+def _stock_lstm(units: int, weight_dropout: float, **arguments: Any) -> keras.layers.LSTM:
+    return keras.layers.LSTM(units, **arguments)

@@ -24,10 +24,11 @@ README = Path("weights/README.md")
 @click.command(help=__doc__)
 @click.option("--examples", default=",".join(RECIPES), show_default=True, help="Example ids.")
 @click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="How many, from 0.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--jpeg-copies", is_flag=True, help="Note that the CIFAR-10 files here come from JPEG copies.")
-def main(examples: str, seeds: int, jpeg_copies: bool) -> None:
+def main(examples: str, seeds: int, precision: str, jpeg_copies: bool) -> None:
     for example in examples.split(","):
-        paths = [train(example, seed) for seed in range(seeds)]
+        paths = [train(example, seed, precision) for seed in range(seeds)]
         runs = [weights.describe(path)["metadata"] for path in paths]
         model, metadata = weights.restore(paths[0], example)
         if jpeg_copies and metadata["dataset"] == "cifar10":
@@ -37,7 +38,7 @@ def main(examples: str, seeds: int, jpeg_copies: bool) -> None:
     tables()
 
 
-def train(example: str, seed: int) -> Path:
+def train(example: str, seed: int, precision: str) -> Path:
     """Trains an example from a seed, unless that is done; an interrupted run goes on."""
     path = Path(f"weights/seeds/{example}-{seed}.weights.h5")
     if path.is_file() and "test" in weights.describe(path)["metadata"]:
@@ -45,7 +46,7 @@ def train(example: str, seed: int) -> Path:
     if Checkpoints(path).present():
         report = resuming.resume(example, save=path)
     else:
-        report = training.fit(example, seed=seed, data="real", save=path)
+        report = training.fit(example, seed=seed, data="real", precision=precision, save=path)
     if report["interrupted"]:
         raise click.Abort
     return path
@@ -68,10 +69,11 @@ def tables() -> None:
 
 def row(example: str, path: Path, metadata: dict[str, Any]) -> str:
     name, _, arch = example.partition("-")
+    precision = "" if metadata["precision"] == "float32" else f" --precision {metadata['precision']}"
     first, spread = reports.figures_of_seeds(metadata["seeds"])
     columns = [
         f"`{path.name}`",
-        f"`python cli.py {name}{f' --arch {arch}' if arch else ''}`",
+        f"`python cli.py {name}{f' --arch {arch}' if arch else ''}{precision}`",
         metadata["dataset"],
         metadata["seed"],
         metadata["epochs"],

@@ -146,8 +146,10 @@ def read_drawing(model: keras.Sequential, metadata: dict[str, Any], drawing: str
     Args:
         model: A classifier of digits.
         metadata: Of its weights.
-        drawing: A picture as a data URL, or '' for none.
+        drawing: A picture as a data URL, or '' for none. A visitor may send anything.
     """
+    if not isinstance(drawing, str):
+        return f"<p>Not a drawing. Received: {html.escape(f'{drawing!r:.100}')}. Draw it on the page.</p>"
     if len(drawing) > DRAWING:
         return f"<p>The drawing is too large. Received: {len(drawing):,} bytes. Give at most {DRAWING:,}.</p>"
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
@@ -227,12 +229,15 @@ def _text() -> None:
     vocabulary = weights.vocabulary_of(path, metadata)
 
     def stream(prompt: str, temperature: float) -> Iterator[str]:
-        if len(prompt) > PROMPT:
-            raise gradio.Error(
-                f"The prompt is too long. Received: {len(prompt):,} characters. Give at most {PROMPT:,}.",
-                print_exception=False,
-            )
         with _one_line():
+            if not (isinstance(prompt, str) and isinstance(temperature, int | float) and 0 <= temperature <= 2):
+                raise ValueError(
+                    f"Not a prompt and a temperature from 0 to 2. Received: {prompt!r:.40} and {temperature!r:.40}."
+                )
+            if len(prompt) > PROMPT:
+                raise ValueError(
+                    f"The prompt is too long. Received: {len(prompt):,} characters. Give at most {PROMPT:,}."
+                )
             characters = generate(model, vocabulary, prompt, LENGTH, temperature)
         text = prompt
         for character in characters:
@@ -242,6 +247,7 @@ def _text() -> None:
     gradio.HTML(f"<p>Text, a character at a time ({html.escape(str(path))})</p>")
     prompt = gradio.Textbox(label="Prompt", placeholder="How the text begins", lines=2)
     temperature = gradio.Slider(0, 2, 0.8, step=0.1, label="Temperature: 0 takes the likeliest character")
+    setattr(temperature, "preprocess", lambda payload: payload)  # noqa: B010  gradio's fails on null
     with gradio.Row():
         start, stop = gradio.Button("Continue", variant="primary"), gradio.Button("Stop")
     answer = gradio.Textbox(label="Text", lines=12, interactive=False)

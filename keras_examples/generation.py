@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from keras_examples.reports import has_progress_bar
 from keras_examples.vocabulary import Vocabulary
 
 CHUNK = 1024  # characters whose gates and logits are held at a time
@@ -81,6 +82,7 @@ def evaluate_text(model: keras.Model, ids: np.ndarray) -> float:
     if len(ids) < 2:
         raise ValueError(f"Text too short to predict. Received: {len(ids)} characters. Give at least 2.")
     stream, total, start = _Stream(model), 0.0, 1
+    bar = keras.utils.Progbar(len(ids) - 1, verbose=int(has_progress_bar()), unit_name="character")
     for outputs in stream.read(ids[:-1]):
         logits = stream.logits(outputs)
         logits -= logits.max(axis=1, keepdims=True)
@@ -88,6 +90,7 @@ def evaluate_text(model: keras.Model, ids: np.ndarray) -> float:
         losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), targets]
         total += losses.sum(dtype=np.float64)
         start += len(logits)
+        bar.add(len(logits))
     return float(total / (len(ids) - 1))
 
 

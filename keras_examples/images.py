@@ -8,6 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 80_000_000
 DIGIT_SIDE, DIGIT_BOX = 28, 20  # MNIST fits a digit into 20×20 and centres its mass in 28×28
 PHOTO_SIDE = 32
+LARGE_SIDE = 2048
 
 
 def read_digit(path: str | Path) -> np.ndarray:
@@ -70,7 +71,8 @@ def _read(path: str | Path) -> Image.Image:
                     f"The image is too large. Received: image={str(path)!r}, {image.width}×{image.height}. "
                     f"Scale it below {MAX_PIXELS // 10**6} megapixels."
                 )
-            upright = ImageOps.exif_transpose(image)
+            image.draft(None, (LARGE_SIDE, LARGE_SIDE))  # a large JPEG is decoded to a half of its sides, or less
+            ImageOps.exif_transpose(image, in_place=True)
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(
             f"Not an image that can be read. Received: image={str(path)!r}. Give a PNG, JPEG, WebP or the like."
@@ -79,17 +81,19 @@ def _read(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"No such image. Received: image={str(path)!r}. Correct the path.") from error
     except OSError as error:
         raise OSError(f"The image cannot be read ({error}). Received: image={str(path)!r}. Save it anew.") from error
+    upright: Image.Image = image
     if upright.mode.startswith("I"):  # 16 bits a pixel, which convert("L") would clip at 255
         upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
     if upright.has_transparency_data:
-        pixels = np.asarray(_reduced(upright.convert("RGBA")), np.float32)
+        pixels = np.asarray(_reduced(upright, "RGBA"), np.float32)
         opacity = pixels[..., 3:] / 255
         light = (pixels[..., :3] * opacity).sum() > 128 * 3 * opacity.sum()
         paper = 0 if light else 255  # the opposite of what is drawn
         upright = Image.fromarray((pixels[..., :3] * opacity + paper * (1 - opacity)).astype(np.uint8))
-    return _reduced(upright.convert("RGB"))
+    return _reduced(upright, "RGB")
 
 
-def _reduced(image: Image.Image) -> Image.Image:
+def _reduced(image: Image.Image, mode: str) -> Image.Image:
     """The image at most about 4,000 pixels wide and high, which is plenty, so that float32 copies of it stay small."""
-    return image.reduce(max(1, max(image.size) // 2048))
+    image = image if image.mode == mode else image.convert(mode)  # which would copy it
+    return image.reduce(max(1, max(image.size) // LARGE_SIDE))

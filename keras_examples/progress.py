@@ -2,9 +2,7 @@
 
 import contextlib
 import math
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ import numpy as np
 from keras_examples import distributed
 from keras_examples.batches import Batches
 from keras_examples.checkpoints import Checkpoints, set_random_state, weights_of
+from keras_examples.reports import has_progress_bar
 from keras_examples.tasks import Task
 from keras_examples.vocabulary import Vocabulary
 
@@ -143,8 +142,9 @@ class Progress(keras.callbacks.Callback):
             self.echo(f"epoch {epoch + 1}/{self.params['epochs']}  {line}  {seconds:.1f} s")
         if self.patience and self.best_epoch == self.epoch:
             self.best = weights_of(self.model)
-        self.stopped = any(distributed.gathered(self.stopped))
-        self.model.stop_training = self.stopped or self.diverged or self.stopped_early
+        # A signal that comes meanwhile is for the next step.
+        stopped = any(distributed.gathered(self.stopped))
+        self.model.stop_training = stopped or self.diverged or self.stopped_early
         if self.checkpoints and self.epoch < self.params["epochs"] and not self.model.stop_training:
             self.checkpoints.write_if_due(self.model, self.run(), self.best)
 
@@ -154,10 +154,6 @@ class Progress(keras.callbacks.Callback):
     def show_preview(self) -> None:
         if has_progress_bar() and not self.diverged and (preview := self.task.preview(self.model, self.vocabulary)):
             self.echo(f"{preview}\n")
-
-
-def has_progress_bar() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # Keras's bar is coloured
 
 
 @contextlib.contextmanager

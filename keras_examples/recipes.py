@@ -59,18 +59,20 @@ _cifar = partial(Recipe, dataset=datasets.load_cifar10, shift=2, flip=True, augm
 RECIPES: dict[str, Recipe] = {
     "mnist-linear": _mnist(build=models.mnist_linear, epochs=20, learning_rate=0.003),
     "mnist-mlp": _mnist(build=models.mnist_mlp, epochs=20, learning_rate=0.004, augment=True, shift=1),
-    "mnist-cnn": _mnist(build=models.mnist_cnn, epochs=10, learning_rate=0.002, augment=True),
+    "mnist-cnn": _mnist(build=models.mnist_cnn, epochs=30, learning_rate=0.002, augment=True),
     "cifar-dense": _cifar(
         build=models.cifar_dense, task=Classification(), epochs=20, learning_rate=0.07, optimizer="sgd"
     ),
-    "cifar-cnn": _cifar(build=models.cifar_cnn, task=Classification(), epochs=40, learning_rate=0.01),
-    "autoencoder": _cifar(build=models.conv_autoencoder, task=Reconstruction(), epochs=40, learning_rate=0.01),
+    "cifar-cnn": _cifar(build=models.cifar_cnn, task=Classification(), epochs=50, learning_rate=0.005, batch_size=32),
+    "autoencoder": _cifar(
+        build=models.conv_autoencoder, task=Reconstruction(), epochs=30, learning_rate=0.01, batch_size=32
+    ),
     "charrnn": Recipe(
         dataset=datasets.load_text,
         build=models.char_lstm,
         task=NextCharacter(sequence_length=180),
-        sizes={"dropout": 0.25},
-        epochs=20,
+        sizes={"dropout": 0.25, "weight_dropout": 0.25},
+        epochs=50,
         learning_rate=0.01,
         batch_size=32,
         clip_norm=0.5,

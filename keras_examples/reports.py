@@ -1,6 +1,8 @@
 """What the command line tells a person about a run."""
 
+import os
 import statistics
+import sys
 from typing import Any
 
 # What the programs that the architectures come from reach.
@@ -11,6 +13,11 @@ SOURCES = {
     "cifar-dense": "41 %",
     "cifar-cnn": "67 %",
 }
+
+
+def has_progress_bar() -> bool:
+    """Whether Keras's progress bars are wanted: on a terminal, unless NO_COLOR is set, for they are coloured."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def fitted(report: dict[str, Any]) -> str:

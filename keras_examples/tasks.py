@@ -13,6 +13,7 @@ import numpy as np
 from keras_examples.batches import Batches, ImageBatches, TextBatches
 from keras_examples.datasets import Images, Text
 from keras_examples.generation import evaluate_text, generate
+from keras_examples.reports import has_progress_bar
 from keras_examples.vocabulary import Vocabulary
 
 PREDICTION_BATCH = 500
@@ -108,7 +109,7 @@ class Classification(_ImageTask):
             `confusion` (counts, a row for each true class, a column for each predicted one).
         """
         x, y = arrays
-        logits = model.predict(x, batch_size=PREDICTION_BATCH, verbose=0).astype(np.float64)
+        logits = model.predict(x, batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar())).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
         confusion = confusion_matrix(y, logits)
@@ -150,7 +151,7 @@ class Reconstruction(_ImageTask):
             green and blue) and `bound` (see `block_bound`).
         """
         x = arrays[0].astype(np.float32) / 255
-        output = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=0)
+        output = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar()))
         error = float(np.square(output - x, dtype=np.float64).mean())
         channels = [(x[..., i].ravel(), output[..., i].ravel()) for i in range(x.shape[-1])]
         return {

@@ -13,8 +13,9 @@ import keras
 from keras_examples import configs, distributed, logs, weights
 from keras_examples.checkpoints import Checkpoints, read_run, restore
 from keras_examples.devices import device_of, set_seed
-from keras_examples.progress import Progress, Stopped, has_progress_bar, stop_on_signals
+from keras_examples.progress import Progress, Stopped, stop_on_signals
 from keras_examples.recipes import RECIPES, Recipe, build, default_sizes, optimizer
+from keras_examples.reports import has_progress_bar
 
 
 def fit(

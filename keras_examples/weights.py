@@ -223,7 +223,7 @@ def _sizes(path: str | Path, example: str, stored: dict[str, Any], inferred: dic
     """The builder's arguments by the metadata, which may not contradict the arrays, and by the arrays."""
     known = inspect.signature(RECIPES[example].build).parameters
     for name, value in stored.items():
-        dropout = name == "dropout" and type(value) in (int, float) and 0 <= value < 1
+        dropout = name.endswith("dropout") and type(value) in (int, float) and 0 <= value < 1
         if not (dropout or (value == inferred[name] if name in inferred else not inferred)) or name not in known:
             raise ValueError(
                 f"Damaged weights: {name} is {value!r:.60} by the metadata and {inferred.get(name, 'unknown')} by the "

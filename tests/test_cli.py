@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +37,17 @@ def test_every_command_has_help(path):
     result = CliRunner().invoke(main, [*path, "--help"])
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
+
+
+LEAVES = {" ".join(path): child for path, child in commands(main) if not hasattr(child, "commands")}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_help_has_one_example_of_that_command_that_can_be_parsed(name):
+    output = CliRunner().invoke(main, [*name.split(), "--help"]).output
+    (example,) = [line.strip() for line in output.splitlines() if "python cli.py" in line]
+    assert example.startswith(f"python cli.py {name}")
+    LEAVES[name].make_context(name, shlex.split(example.removeprefix(f"python cli.py {name}")))
 
 
 def test_help_needs_neither_keras_nor_numpy():
@@ -243,22 +255,41 @@ def test_the_documented_command_in_a_process_of_its_own(tmp_path):
     assert lines[0].startswith("mnist-mlp on mnist (synthetic data)")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}], ids=["colour", "NO_COLOR"])
-def test_on_a_terminal_there_is_a_progress_bar_and_no_colour_where_none_is_wanted(tmp_path, no_color):
-    import pty
-
+def on_terminal(arguments, cwd, environment=os.environ, stdout=None):
+    """What a command shows on a terminal, which its standard output is too unless it goes elsewhere."""
+    pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    arguments = [sys.executable, str(ROOT / "cli.py"), *"mnist --data synthetic --epochs 2 --limit 256".split()]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=theirs, stderr=theirs, env=os.environ | no_color)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *arguments.split()],
+        cwd=cwd, stdout=stdout or theirs, stderr=theirs, env=environment,
+    )  # fmt: skip
     os.close(theirs)
     output = b""
     with contextlib.suppress(OSError):  # the end of a pseudo-terminal
         while part := os.read(ours, 4096):
             output += part
-    assert process.wait() == 0
-    assert (b"\x1b[" in output) == (not no_color)
-    assert (b"Epoch 2/2" in output) == (not no_color)
+    assert process.wait() == 0, output
+    return output.decode()
+
+
+@pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}], ids=["colour", "NO_COLOR"])
+def test_on_a_terminal_there_are_progress_bars_and_no_colour_where_none_is_wanted(tmp_path, no_color):
+    output = on_terminal("mnist --data synthetic --epochs 2 --limit 256", tmp_path, os.environ | no_color)
+    assert ("\x1b[" in output) == (not no_color)
+    assert ("Epoch 2/2" in output) == (not no_color)
+    measuring = output.partition("Epoch 2/2")[2].partition("val_loss")[2]
+    assert ("4/4" in measuring) == (not no_color)
+
+
+def test_measuring_text_has_a_bar_on_the_terminal_but_neither_in_json_nor_in_a_pipe(run, tmp_path, trained_text):
+    command = f"charrnn evaluate --data synthetic --weights {trained_text}"
+    with (tmp_path / "report.json").open("w") as file:
+        output = on_terminal(f"{command} --json", tmp_path, stdout=file)
+    assert "━" in output
+    assert json.loads((tmp_path / "report.json").read_text())["example"] == "charrnn"
+    result = run(command)
+    assert result.stderr == ""
+    assert "━" not in result.stdout
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):

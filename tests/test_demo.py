@@ -1,12 +1,16 @@
 """The page to draw on, in a real browser that reaches nothing but this machine."""
 
 import base64
+import html
+import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from urllib.request import Request, urlopen
 
 import pytest
 from conftest import ROOT
@@ -14,7 +18,7 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("gradio")
 from keras_examples import demo, weights
-from keras_examples.images import read_photo
+from keras_examples.recipes import build
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
@@ -158,6 +162,38 @@ def test_what_is_no_drawing_is_one_line_without_our_folders(trained_linear, draw
     assert os.sep not in re.sub("</?p>", "", line)
 
 
+@pytest.mark.slow
+def test_hand_made_requests_get_a_line_and_leave_nothing_on_the_server(tmp_path):
+    for example, sizes, vocabulary in (("mnist-cnn", {}, None), ("charrnn", {"vocabulary_size": 3, "units": 4}, "abc")):
+        metadata = {"example": example, "sizes": sizes, "vocabulary": vocabulary, "data": "real", "classes": None}
+        weights.write(tmp_path / weights.default_path(example, "real"), build(example, sizes), metadata)
+    process = subprocess.Popen(arguments(7898), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    address = process.stdout.readline().split()[0]
+
+    def post(path, **body):
+        body = json.dumps(body | {"session_hash": "x"}).encode()
+        request = Request(f"{address}/gradio_api/{path}", body, {"Content-Type": "application/json"})
+        return json.load(urlopen(request, timeout=20))
+
+    try:
+        config = json.load(urlopen(f"{address}/config", timeout=20))
+        (canvas,) = (each["id"] for each in config["components"] if each["props"].get("server_fns"))
+        (stream,) = (each["id"] for each in config["dependencies"] if each["api_name"] == "stream")
+        for drawing in (None, 5, [None]):
+            line = post("component_server", component_id=canvas, fn_name="read", data=drawing)
+            assert line.startswith(f"<p>Not a drawing. Received: {drawing}.")
+        for data in ([None, None], ["a", None], [None, 1], ["a", "b"], ["a", 3], ["a", math.nan]):
+            post("queue/join", fn_index=stream, data=data)
+            with urlopen(f"{address}/gradio_api/queue/data?session_hash=x", timeout=20) as events:
+                (end,) = (event for event in events if b"process_completed" in event)
+            line = html.unescape(json.loads(end.removeprefix(b"data: "))["output"]["error"])
+            assert line.startswith("Not a prompt and a temperature from 0 to 2. Received: "), data
+    finally:
+        process.terminate()
+        complaints = process.communicate(timeout=20)[1]
+    assert complaints == "Interrupted.\n"
+
+
 def test_a_drawing_is_read_like_a_file_and_none_gives_empty_bars(trained_linear, tmp_path):
     model, metadata = weights.restore(trained_linear, "mnist-linear")
     file = tmp_path / "seven.png"
@@ -169,6 +205,15 @@ def test_a_drawing_is_read_like_a_file_and_none_gives_empty_bars(trained_linear,
     assert demo.read_drawing(model, metadata, "").count(">0.0%<") == 10
 
 
-def test_fifty_megapixels_are_scaled_down(tmp_path):
-    Image.new("L", (8000, 6250), 80).save(tmp_path / "large.png")
-    assert (read_photo(tmp_path / "large.png") == 80).all()
+@pytest.mark.parametrize("name", ["large.png", "large.jpg"])
+def test_fifty_megapixels_take_less_than_400_megabytes(tmp_path, name):
+    Image.new("RGB", (8000, 6250), (80, 80, 80)).save(tmp_path / name)
+    code = (
+        "import resource, sys; from keras_examples.images import read_photo\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = peak(); photo = read_photo(sys.argv[1]); print((photo == 80).all(), peak() - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / name)]
+    right, megabytes = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    assert right == "True"
+    assert int(megabytes) < 400

@@ -19,6 +19,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 
@@ -244,7 +245,7 @@ def work(first, last, folder):
         print(json.dumps([outcome, seconds, peak - base]), flush=True)
 
 
-def attempt(first, last, folder):
+def attempt(first, last, folder, advance=lambda cases: None):
     """Tries cases in worker processes; returns how many had which outcome, the worst figures, and what was wrong."""
     outcomes, worst, wrong = Counter(), [0.0, 0], []
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -255,6 +256,7 @@ def attempt(first, last, folder):
         while select.select([worker.stdout], [], [], PATIENCE)[0] and (line := worker.stdout.readline().decode()):
             if not line.startswith("["):
                 case, first = line.strip(), int(line.split()[0]) + 1
+                advance(1)
                 continue
             outcome, *figures = json.loads(line)
             worst = [max(pair) for pair in zip(worst, figures)]
@@ -285,7 +287,9 @@ if __name__ == "__main__":
         import tempfile
 
         with tempfile.TemporaryDirectory() as temporary:
-            outcomes, worst, wrong = attempt(0, int(sys.argv[1]), temporary)
+            count = int(sys.argv[1])
+            with click.progressbar(length=count, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+                outcomes, worst, wrong = attempt(0, count, temporary, bar.update)
         print(*wrong, sep="\n")
         print(f"{dict(outcomes)}, {len(wrong)} wrong; at most {worst[0]:.2f} s and {worst[1]} MB")
         sys.exit(bool(wrong))

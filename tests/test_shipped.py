@@ -18,7 +18,7 @@ def seeds(tmp_path, monkeypatch):
     ):
         for seed, figures in enumerate(test):
             metadata = {"example": example, "data": "real", "dataset": "cifar10", "seed": seed, "epochs": 2}
-            metadata |= {"seconds": 9.6, "test": figures}
+            metadata |= {"precision": "float32", "seconds": 9.6, "test": figures}
             weights.write(f"weights/seeds/{example}-{seed}.weights.h5", build(), metadata)
     (tmp_path / "weights" / "README.md").write_text(TEXT)
     return tmp_path / "weights"
