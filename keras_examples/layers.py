@@ -53,11 +53,16 @@ class LSTM(keras.layers.LSTM):
             same at every time step, so that the kernel's speed is kept.
         kwargs: Other arguments of the stock layer.
 
+    Raises:
+        ValueError: `weight_dropout` is out of its range.
+
     Source of the weights' dropout: Merity et al. 2017, "Regularizing and Optimizing LSTM Language Models".
     """
 
     def __init__(self, units: int, weight_dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
+        if not 0 <= weight_dropout < 1:
+            raise ValueError(f"No such fraction of weights. Received: weight_dropout={weight_dropout}. Give 0 to below 1.")
         self.weight_dropout = weight_dropout
 
     def get_config(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar-dense": _cifar(
         build=models.cifar_dense, task=Classification(), epochs=20, learning_rate=0.07, optimizer="sgd"
     ),
-    "cifar-cnn": _cifar(build=models.cifar_cnn, task=Classification(), epochs=50, learning_rate=0.005, batch_size=32),
+    "cifar-cnn": _cifar(build=models.cifar_cnn, task=Classification(), epochs=100, learning_rate=0.005, batch_size=32),
     "autoencoder": _cifar(
         build=models.conv_autoencoder, task=Reconstruction(), epochs=30, learning_rate=0.01, batch_size=32
     ),

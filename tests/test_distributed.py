@@ -118,7 +118,7 @@ print(json.dumps([reports, other]))
 @pytest.mark.slow
 def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
     options = [ROOT / "cli.py", "mnist", "--arch=cnn", "--data=synthetic", "--limit=300", "--batch-size=50"]
-    options += ["--epochs=40", "--json", "--save"]  # an epoch may take less than a signal
+    options += ["--epochs=20", "--json", "--save"]  # an epoch may take less than a signal
     assert torchrun(*options, "whole.weights.h5", cwd=tmp_path)[0] == 0
 
     def interrupt(interruption, epoch, *more):
@@ -143,12 +143,16 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
 
     (line,) = interrupt(kill_the_first, 2)
     assert line.startswith("Error: Another process of this run has ended. Received: no answer in process 1 of 2")
+    alone = [sys.executable, *map(str, options), "parts.weights.h5", "--resume"]
+    refused = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "its number of processes is another. Received: 1, was 2." in refused.stderr
     for epoch, send in (3, lambda pid: os.kill(pid, signal.SIGTERM)), (4, lambda pid: os.killpg(pid, signal.SIGINT)):
         (line,) = interrupt(send, epoch, "--resume")
         assert line.startswith("interrupted after ")
     code, output, errors = torchrun(*options, "parts.weights.h5", "--resume", cwd=tmp_path)
     assert code == 0, errors
-    assert len(json.loads(output)["history"]["loss"]) == 40
+    assert len(json.loads(output)["history"]["loss"]) == 20
     weights = [restore(tmp_path / f"{name}.weights.h5", "mnist-cnn")[0].get_weights() for name in ("whole", "parts")]
     assert all((one == other).all() for one, other in zip(*weights, strict=True))
 

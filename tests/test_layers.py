@@ -87,6 +87,8 @@ def test_weight_dropout(kernel_calls):
         assert_same(trained, dropped)
     assert (masks[0] != masks[1]).any()
     assert len(kernel_calls) == 3
+    with pytest.raises(ValueError, match="Received: weight_dropout=1. Give 0 to below 1."):
+        LSTM(UNITS, weight_dropout=1)
 
 
 @pytest.mark.parametrize("options", [{"use_bias": False}, {"unit_forget_bias": False}, {"use_cudnn": True}])
