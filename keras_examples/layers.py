@@ -62,7 +62,7 @@ class LSTM(keras.layers.LSTM):
     def __init__(self, units: int, weight_dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         if not 0 <= weight_dropout < 1:
-            raise ValueError(f"No such fraction of weights. Received: weight_dropout={weight_dropout}. Give 0 to below 1.")
+            raise ValueError(f"Impossible fraction. Received: weight_dropout={weight_dropout}. Give less than 1.")
         self.weight_dropout = weight_dropout
 
     def get_config(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ OTHERS = [
 ]
 # All steps of one size, since each size is compiled.
 IMAGES = "--no-plot --data synthetic --epochs 1 --limit 1024 --validation-split 0.0128"
-CHARACTERS = "--no-plot --data synthetic --epochs 1 --limit 256 --units 32 --dropout 0"
+CHARACTERS = "--no-plot --data synthetic --epochs 1 --limit 256 --units 32 --dropout 0 --weight-dropout 0"
 INTERRUPTED = "mnist --arch cnn --no-plot --data synthetic --epochs 4 --limit 1024 --validation-split 0.0128"
 SAMPLES = ("charrnn sample --length 200 --temperature 0", "charrnn sample --length 200 --seed 0")
 ENVIRONMENT = os.environ | {"JAX_COMPILATION_CACHE_DIR": "compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

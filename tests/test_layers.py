@@ -87,7 +87,7 @@ def test_weight_dropout(kernel_calls):
         assert_same(trained, dropped)
     assert (masks[0] != masks[1]).any()
     assert len(kernel_calls) == 3
-    with pytest.raises(ValueError, match="Received: weight_dropout=1. Give 0 to below 1."):
+    with pytest.raises(ValueError, match="Received: weight_dropout=1. Give less than 1."):
         LSTM(UNITS, weight_dropout=1)
 
 
