@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -113,6 +114,26 @@ print(json.dumps([reports, other]))
             np.testing.assert_allclose(two, one, **close, err_msg=example)
     for two, one in zip(keras.tree.flatten(other), keras.tree.flatten(train_with_an_optimizer_that_is_not_fused())):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_would(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meeting = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
+    machine = [*TORCHRUN[:3], "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two", meeting]
+    options = ["mnist", "--arch=cnn", "--data=synthetic", "--limit=101", "--batch-size=10", "--epochs=2", "--dropout=0"]
+    command = [*machine, str(ROOT / "cli.py"), *options, "--no-plot", "--json"]
+    machines = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = [process.communicate() for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], answers
+    report = json.loads("".join(output for output, _ in answers))
+    alone = fit("mnist-cnn", **RUNS["mnist-cnn"], save=tmp_path / "alone.weights.h5")
+    for name, values in alone["history"].items():
+        np.testing.assert_allclose(report["history"][name], values, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
