@@ -55,7 +55,8 @@ def assert_same_as_stock(run, rtol=1e-4, atol=1e-5):
     stock, ours = map(keras.tree.flatten, results)
     assert len(stock) == len(ours)
     for a, b in zip(stock, ours, strict=True):
-        np.testing.assert_allclose(b, a, rtol=rtol, atol=atol)
+        # What cancels out was rounded as the largest numbers are.
+        np.testing.assert_allclose(b, a, rtol=rtol, atol=atol * np.abs(a).max(initial=1))
     return results[1]
 
 
