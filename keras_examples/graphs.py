@@ -18,6 +18,7 @@ aten = torch.ops.aten
 
 NARROW = 16  # columns
 SMALL = 1e7  # floating-point operations, for which it takes longer to wake threads than to do them
+LARGE = 1e8  # floating-point operations of a product that oneDNN does faster than torch's own choice; others slower
 WHOLE = (torch.int32, torch.int64)
 
 # Through torch's own binding each of these calls costs a microsecond less than through the operator that is recorded.
@@ -43,7 +44,7 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[...
     shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))  # else one is made for each operation
     # The recorded run must leave no trace, not even in the random numbers.
     with torch.random.fork_rng(), tracing(shapes), FlopCounterMode(display=False) as work:
-        module = make_fx(step, decomposition_table=NARROW_KERNELS)(*inputs)
+        module = make_fx(step, decomposition_table={aten.mm.default: _product})(*inputs)
     graph = module.graph
     graph.eliminate_dead_code()
     _fold_constants(module)
@@ -146,14 +147,9 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     # Matrix products on CPU fall off a cliff below 16 columns; turned over, a head of 10 classes is 4 times faster.
     if b.shape[1] < NARROW <= a.shape[0]:
         return torch.mm(b.t(), a.t()).t().contiguous()
-    if a.dtype == torch.float32 and 2 * a.numel() * b.shape[1] > SMALL and torch.backends.mkldnn.is_available():
+    if a.dtype == torch.float32 and 2 * a.numel() * b.shape[1] > LARGE and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
     return NotImplemented
-
-
-NARROW_KERNELS: dict[Any, Callable[..., Any]] = {
-    aten.mm.default: _product,
-}
 
 
 def _fold_constants(module: torch.fx.GraphModule) -> None:
