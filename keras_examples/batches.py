@@ -72,7 +72,7 @@ class ImageBatches(Batches):
         flip: bool = False,
     ):
         self.x = _on_device(x)
-        self.y = None if y is None else _on_device(y)
+        self.y = None if y is None else _on_device(y.astype(np.int64))  # int64 is what torch's loss wants, every step
         self.shift = shift
         self.flip = flip
         self.rows = _on_device(np.arange(x.shape[1]))

@@ -93,27 +93,9 @@ def fit(
     with distributed.one_ahead():
         dataset = _dataset(recipe, text, data, data_dir)
     path = None if dry_run and not save else Path(save or weights.default_path(name, dataset.source))
-    train, validation, test = recipe.task.split(dataset, recipe.validation_split)
-    if early_stopping and validation is test:
-        raise ValueError(
-            "Early stopping would choose by the test data. Received: --validation-split "
-            f"{recipe.validation_split}. Give a larger one, such as 0.05."
-        )
-    if limit:
-        train = recipe.task.first(train, limit)
-    if dry_run:
-        train, validation, test = (recipe.task.first(arrays, recipe.batch_size) for arrays in (train, validation, test))
+    train, validation, test = _arrays(recipe, dataset, limit, dry_run, early_stopping)
+    batches = _batches(example, recipe, train, seed)
     epochs = 1 if dry_run else recipe.epochs
-    if recipe.augment and not (recipe.shift or recipe.flip):
-        raise ValueError(f"{example} has nothing to augment. Received: --augment. Leave it out.")
-    shift, flip = (recipe.shift, recipe.flip) if recipe.augment else (0, False)
-    batches = recipe.task.batches(train, recipe.batch_size, seed, shift, flip)
-    if recipe.batch_size > batches.num_samples:
-        raise ValueError(
-            f"The batch is larger than the training set of {batches.num_samples} samples. Received: --batch-size "
-            f"{recipe.batch_size}. Choose a smaller batch."
-        )
-
     vocabulary = recipe.task.vocabulary(dataset)
     metadata = {
         "example": example,
@@ -136,22 +118,8 @@ def fit(
             metadata["sizes"] = loaded["sizes"]
         else:
             model = build(example, metadata["sizes"])
-    model.compile(
-        optimizer=optimizer(
-            recipe.optimizer, recipe.learning_rate, len(batches) * epochs, recipe.clip_norm, recipe.centre
-        ),
-        loss=recipe.task.loss,
-        metrics=list(recipe.task.metrics),
-    )
+    _compile(model, recipe, len(batches) * epochs, accelerated, cuda_graph)
     backend, device = keras.backend.backend(), device_of(model)
-    if cuda_graph and (backend, device) != ("torch", "cuda"):
-        raise ValueError(
-            f"A CUDA graph needs torch and an NVIDIA GPU. Received: {backend} on {device}. Leave --cuda-graph out."
-        )
-    if accelerated and backend == "torch":
-        from keras_examples.acceleration import accelerate
-
-        accelerate(model, cuda_graph)
     echo(
         f"{example} on {dataset.name} ({dataset.source} data), {backend} on {device}: {model.count_params():,} "
         f"parameters, {batches.num_samples:,} training samples, {epochs} epochs of {len(batches):,} steps"
@@ -304,6 +272,53 @@ def evaluate(
         "seconds": time.perf_counter() - start,
         "classes": getattr(dataset, "class_names", None),
     }
+
+
+def _arrays(
+    recipe: Recipe, dataset: Any, limit: int | None, dry_run: bool, early_stopping: int | None
+) -> tuple[Any, Any, Any]:
+    """What to train on, to validate on and to measure on."""
+    train, validation, test = recipe.task.split(dataset, recipe.validation_split)
+    if early_stopping and validation is test:
+        raise ValueError(
+            "Early stopping would choose by the test data. Received: --validation-split "
+            f"{recipe.validation_split}. Give a larger one, such as 0.05."
+        )
+    if limit:
+        train = recipe.task.first(train, limit)
+    if dry_run:
+        train, validation, test = (recipe.task.first(arrays, recipe.batch_size) for arrays in (train, validation, test))
+    return train, validation, test
+
+
+def _batches(example: str, recipe: Recipe, train: Any, seed: int) -> Any:
+    if recipe.augment and not (recipe.shift or recipe.flip):
+        raise ValueError(f"{example} has nothing to augment. Received: --augment. Leave it out.")
+    shift, flip = (recipe.shift, recipe.flip) if recipe.augment else (0, False)
+    batches = recipe.task.batches(train, recipe.batch_size, seed, shift, flip)
+    if recipe.batch_size > batches.num_samples:
+        raise ValueError(
+            f"The batch is larger than the training set of {batches.num_samples} samples. Received: --batch-size "
+            f"{recipe.batch_size}. Choose a smaller batch."
+        )
+    return batches
+
+
+def _compile(model: keras.Model, recipe: Recipe, steps: int, accelerated: bool, cuda_graph: bool) -> None:
+    model.compile(
+        optimizer=optimizer(recipe.optimizer, recipe.learning_rate, steps, recipe.clip_norm, recipe.centre),
+        loss=recipe.task.loss,
+        metrics=list(recipe.task.metrics),
+    )
+    backend, device = keras.backend.backend(), device_of(model)
+    if cuda_graph and (backend, device) != ("torch", "cuda"):
+        raise ValueError(
+            f"A CUDA graph needs torch and an NVIDIA GPU. Received: {backend} on {device}. Leave --cuda-graph out."
+        )
+    if accelerated and backend == "torch":
+        from keras_examples.acceleration import accelerate
+
+        accelerate(model, cuda_graph)
 
 
 def _check_processes(recipe: Recipe, accelerated: bool) -> None:
