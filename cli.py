@@ -5,8 +5,9 @@ Nothing heavier than Click is imported until a command runs.
 
 import os
 import signal
+import sys
 
-if __name__ == "__main__":  # until a command takes over
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "keras-examples":  # until a command takes over
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
 import ast
@@ -14,7 +15,6 @@ import contextlib
 import json
 import math
 import re
-import sys
 import tomllib
 import traceback
 from collections.abc import Callable

@@ -322,6 +322,12 @@ def test_ctrl_c_before_training_is_quiet(tmp_path):
     assert (process.returncode, stderr) == (130, "Interrupted.\n")
 
 
+def test_ctrl_c_before_the_installed_program_takes_over_is_quiet():
+    code = "import os, signal, sys; sys.argv = ['bin/keras-examples']; import cli; os.kill(os.getpid(), signal.SIGINT)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
 @pytest.fixture(scope="session")
 def trained_text(tmp_path_factory):
     """Weights of a small charrnn after a few steps on the synthetic text."""
