@@ -10,12 +10,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 SHARED = "/dev/shm"
+PATIENCE = 1800  # seconds to wait for another process, which may be downloading or hang; as long as torch's default
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 rank, size = 0, 1  # of this process among all that are `together`
 _wish = _agreed = False
@@ -30,7 +32,7 @@ def together() -> Iterator[None]:
 
     Raises:
         ValueError: The backend or the device cannot take part.
-        ConnectionError: Another process has ended.
+        ConnectionError: Another process has ended, or gave no answer for half an hour.
     """
     global rank, size, _wish, _agreed
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -44,7 +46,8 @@ def together() -> Iterator[None]:
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     try:
-        dist.init_process_group(_backend(), store=store, rank=rank, world_size=size)
+        timeout = timedelta(seconds=PATIENCE)
+        dist.init_process_group(_backend(), timeout=timeout, store=store, rank=rank, world_size=size)
         yield
     except BaseException:
         if store.add("failures", 1) > 1:
@@ -187,6 +190,8 @@ class _Room:
         else:
             others = [door.accept()[0] for _ in range(size - 1)]
             shutil.rmtree(folder)
+        for other in others:
+            other.settimeout(PATIENCE)
         return cls(halves.view(2, size, elements), others)
 
     def reduce(self, vectors: list["torch.Tensor"], weighted: int) -> "torch.Tensor":
@@ -219,6 +224,6 @@ def _meet(collective: Callable[..., Any], *arguments: Any) -> Any:
         return collective(*arguments)
     except (RuntimeError, OSError) as error:
         raise ConnectionError(
-            f"Another process of this run has ended. Received: no answer in process {rank} of {size}, counted from 0. "
+            f"Another process of this run has ended or hangs. Received: no answer in process {rank} of {size}, from 0. "
             "Start all of them again, with --resume if there is a checkpoint."
         ) from error

@@ -57,6 +57,10 @@ def torchrun(*arguments, cwd):
     return result.returncode, result.stdout, result.stderr
 
 
+def children(pid):
+    return [*map(int, subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, check=True).stdout.split())]
+
+
 def test_the_shares_of_all_processes_are_the_batch(monkeypatch):
     whole = [[*range(10)[Batches(10, 4, None).part(index)]] for index in range(3)]
     assert whole == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -159,11 +163,12 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
         return [line for line in lines if re.match("Error|Interrupted|interrupted|.*cli.py., line", line)]
 
     def kill_the_first(pid):
-        children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True).stdout.split()
-        os.kill(min(map(int, children)), signal.SIGKILL)
+        os.kill(min(children(pid)), signal.SIGKILL)
 
     (line,) = interrupt(kill_the_first, 2)
-    assert line.startswith("Error: Another process of this run has ended. Received: no answer in process 1 of 2")
+    assert line.startswith(
+        "Error: Another process of this run has ended or hangs. Received: no answer in process 1 of 2"
+    )
     alone = [sys.executable, *map(str, options), "parts.weights.h5", "--resume"]
     refused = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 1
@@ -176,6 +181,25 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
     assert len(json.loads(output)["history"]["loss"]) == 20
     weights = [restore(tmp_path / f"{name}.weights.h5", "mnist-cnn")[0].get_weights() for name in ("whole", "parts")]
     assert all((one == other).all() for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_run(tmp_path):
+    (tmp_path / "impatient.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport cli\n"
+        "from keras_examples import distributed\ndistributed.PATIENCE = 15\ncli.main()\n"
+    )
+    command = [*TORCHRUN, "impatient.py", "mnist", "--data=synthetic", "--epochs=100000"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stdout.readline().startswith("epoch 2/"):
+            assert process.poll() is None
+        hanging = max(children(process.pid))
+        os.kill(hanging, signal.SIGSTOP)
+        error = next(line for line in process.stderr if line.startswith("Error"))
+        os.kill(hanging, signal.SIGCONT)
+        process.communicate()
+    assert process.returncode == 1
+    assert error.startswith("Error: Another process of this run has ended or hangs. Received: no answer in process 0")
 
 
 @pytest.mark.slow
