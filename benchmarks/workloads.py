@@ -37,8 +37,8 @@ class Workload:
 
 
 WORKLOADS = {
-    "mnist-linear": Workload("mnist_linear", (28, 28), steps=500),
-    "mnist-mlp": Workload("mnist_mlp", (28, 28), steps=400),
+    "mnist-linear": Workload("mnist_linear", (28, 28), steps=2000),
+    "mnist-mlp": Workload("mnist_mlp", (28, 28), steps=1500),
     "mnist-cnn": Workload("mnist_cnn", (28, 28), steps=12),
     "cifar-dense": Workload("cifar_dense", (32, 32, 3), steps=30),
     "cifar-cnn": Workload("cifar_cnn", (32, 32, 3), steps=30),

@@ -23,7 +23,7 @@ import torch
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from keras_examples import distributed
-from keras_examples.graphs import Substitutions, cuda_graph, record
+from keras_examples.graphs import Substitutions, cuda_graph, on_one_thread, record
 from keras_examples.updates import updater
 
 LOGS_INTERVAL = 0.1  # seconds between two readings of the metrics while only a progress bar wants them
@@ -83,7 +83,7 @@ class _Replay:
     def __init__(self, model: keras.Model, mode: str, pace: "_Pace", cuda_graph: bool):
         self.model, self.mode, self.pace, self.cuda_graph = model, mode, pace, cuda_graph
         self.weights = [variable.value for variable in model.weights]
-        self.steps: dict[Any, _Step] = {}
+        self.steps: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, data: Sequence[Any]) -> Any:
         leaves = _leaves(data[0])
@@ -95,7 +95,8 @@ class _Replay:
         key = (*kinds, *[weight.requires_grad for weight in self.weights])
         if key not in self.steps:
             try:
-                self.steps[key] = _Step(self.model, self.mode, data[0], batch, self.cuda_graph)
+                step = _Step(self.model, self.mode, data[0], batch, self.cuda_graph)
+                self.steps[key] = on_one_thread(step) if step.small else step
             except Exception as error:
                 return self.stock(data, error)
         outputs = self.steps[key](batch, count)
@@ -139,7 +140,7 @@ class _Step:
         self.values = [variable.value.detach() for variable in self.variables]
         leaves = [value.detach().requires_grad_() for value in self.values[: len(self.trained)]]
         with torch.set_grad_enabled(self.training):
-            self.graph = record(self.compute, [*leaves, *self.values[len(leaves) :], *batch])
+            self.graph, self.small = record(self.compute, [*leaves, *self.values[len(leaves) :], *batch])
         if as_cuda_graph and self.values[0].is_cuda and mode != "predict":
             self.graph = cuda_graph(self.graph, self.values, batch)
         self.update = updater(model.optimizer, self.trained) if self.training else None

@@ -136,5 +136,9 @@ def _on_device(array: np.ndarray) -> Any:
 
 
 def _rows(array: Any, chosen: Any) -> Any:
-    # On torch this takes a seventh of the time of indexing.
-    return array.index_select(0, chosen) if keras.backend.backend() == "torch" else array[chosen]
+    if keras.backend.backend() != "torch":
+        return array[chosen]
+    from keras_examples.graphs import on_one_thread  # other backends do without torch
+
+    # A seventh of the time of indexing; a second thread takes longer to wake than it saves.
+    return on_one_thread(array.index_select)(0, chosen)

@@ -28,7 +28,7 @@ DIRECT = (
 ).split()
 
 
-def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[..., Any]:
+def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> tuple[Callable[..., Any], bool]:
     """Runs a function once and returns a faster one that does the same without Keras, and nearly without Python.
 
     Args:
@@ -36,7 +36,8 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[...
         inputs: Its arguments: the recording holds for their shapes, types and strides.
 
     Returns:
-        A function of such tensors. Random numbers are drawn anew at each call.
+        A function of such tensors, which draws random numbers anew at each call; and whether it does so little that it
+        should run `on_one_thread`.
 
     Raises:
         Exception: What the step does depends on the values of its inputs, or torch cannot record it.
@@ -55,11 +56,12 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> Callable[...
     graph.set_codegen(torch.fx.graph.CodeGen())  # plain arguments instead of a pytree
     module.recompile()
     module.__dict__.update(module._buffers)  # where Python looks first
-    small = inputs[0].device.type == "cpu" and work.get_total_flops() < SMALL
-    return _on_one_thread(module.forward) if small else module.forward
+    return module.forward, inputs[0].device.type == "cpu" and work.get_total_flops() < SMALL
 
 
-def _on_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+def on_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with torch held to one thread while it runs."""
+
     def run(*inputs: torch.Tensor) -> Any:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
