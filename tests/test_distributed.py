@@ -187,7 +187,7 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
 def test_a_process_that_hangs_ends_the_run(tmp_path):
     (tmp_path / "impatient.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport cli\n"
-        "from keras_examples import distributed\ndistributed.PATIENCE = 15\ncli.main()\n"
+        "from keras_examples import distributed\ndistributed.PATIENCE = 10\ncli.main()\n"
     )
     command = [*TORCHRUN, "impatient.py", "mnist", "--data=synthetic", "--epochs=100000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
