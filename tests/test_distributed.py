@@ -165,7 +165,8 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
     def kill_the_first(pid):
         os.kill(min(children(pid)), signal.SIGKILL)
 
-    (line,) = interrupt(kill_the_first, 2)
+    line, *more = interrupt(kill_the_first, 2)
+    assert more in ([], ["Interrupted.\n"])  # torchrun's signal can come while the process reports
     assert line.startswith(
         "Error: Another process of this run has ended or hangs. Received: no answer in process 1 of 2"
     )
