@@ -201,6 +201,11 @@ def command(group: click.Group, name: str, shown: str, *params: click.Parameter)
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: end quietly
             except Exception as error:
+                for number in (
+                    signal.SIGINT,
+                    signal.SIGTERM,
+                ):  # torchrun's comes when a process died: the error says more
+                    signal.signal(number, lambda *_: None)
                 if show_traceback:
                     traceback.print_exc()
                 raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error

@@ -165,8 +165,7 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
     def kill_the_first(pid):
         os.kill(min(children(pid)), signal.SIGKILL)
 
-    line, *more = interrupt(kill_the_first, 2)
-    assert more in ([], ["Interrupted.\n"])  # torchrun's signal can come while the process reports
+    (line,) = interrupt(kill_the_first, 2)
     assert line.startswith(
         "Error: Another process of this run has ended or hangs. Received: no answer in process 1 of 2"
     )
