@@ -201,10 +201,8 @@ def command(group: click.Group, name: str, shown: str, *params: click.Parameter)
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: end quietly
             except Exception as error:
-                for number in (
-                    signal.SIGINT,
-                    signal.SIGTERM,
-                ):  # torchrun's comes when a process died: the error says more
+                # torchrun's comes when a process died: the error says more.
+                for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, lambda *_: None)
                 if show_traceback:
                     traceback.print_exc()

@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from keras_examples.recurrent import in_parts
+
 aten = torch.ops.aten
 
 NARROW = 16  # columns
@@ -49,7 +51,7 @@ def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> tuple[Callab
     graph = module.graph
     graph.eliminate_dead_code()
     _fold_constants(module)
-    for rewrite in (_give_bias_to_convolutions, _sum_instead_of_means, _scale_in_place, _call_directly):
+    for rewrite in (_give_bias_to_convolutions, _sum_instead_of_means, _scale_in_place, in_parts, _call_directly):
         graph.eliminate_dead_code()
         rewrite(graph)
     graph.eliminate_dead_code()
