@@ -10,7 +10,8 @@ python -m benchmarks loading
 python -m benchmarks demo
 python -m benchmarks memory --json memory.json
 
-Run it in the repository's root and leave the machine alone meanwhile; `pip install -e .[jax,tensorflow]` brings peers.
+Run it in the repository's root and leave the machine alone meanwhile; `pip install -e .[benchmarks]` brings peers.
+Without a command it measures throughput.
 Every peer has a process of its own. They take turns, a round each (A B A B), so that whatever else the machine does
 meets all of them, and the median round counts. Ratios are ours over the peer's; --json keeps every round.
 """
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click_default_group import DefaultGroup
 
 from benchmarks.contest import alternate, by_figure, repeat
 from benchmarks.workloads import WORKLOADS
@@ -54,7 +56,7 @@ def _rounds(default: int) -> Callable[[Any], Any]:
 _json = click.option("--json", "path", type=click.Path(dir_okay=False), help="Where to write all measurements.")
 
 
-@click.group(help=__doc__)
+@click.group(cls=DefaultGroup, default="throughput", default_if_no_args=True, help=__doc__)
 def main() -> None:
     pass
 
