@@ -5,7 +5,8 @@ step. A few samples on a thread of their own never wait, and what they compute s
 """
 
 import functools
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,39 +33,38 @@ def _samples(x: torch.Tensor) -> int:
 
 
 def _lstm(x: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
-    """The kernel's arguments and results; the last one is what `_lstm_backward` needs of each part."""
+    """The kernel's arguments and results; the last is a tuple of what it notes for the backward one, part by part."""
     weights, states, settings = others[:4], others[4:6], others[6:]
-    samples = _samples(x)
 
     def run(x: torch.Tensor, *states: torch.Tensor) -> Any:
-        x = x.contiguous()
-        return x, states, _kernel(x, *weights, *states, *settings)
+        return _kernel(x, *weights, *states, *settings)
 
-    parts = _on_threads(run, zip(x.split(samples, 1), *(state.split(samples) for state in states)))
-    outputs, hidden, carry, _ = zip(*(results for _, _, results in parts))
-    return torch.cat(outputs, 1), torch.cat(hidden), torch.cat(carry), parts
+    outputs, hidden, carry, notes = zip(*_on_threads(run, _split(x, *states)))
+    return _joined(outputs), _joined(hidden), _joined(carry), notes
 
 
-def _lstm_backward(*arguments: Any) -> list[torch.Tensor]:
+def _lstm_backward(x: torch.Tensor, *others: Any) -> list[torch.Tensor]:
     """The backward kernel's arguments and results."""
-    weights, gradients, settings, parts = arguments[1:5], arguments[10:13], arguments[13:-1], arguments[-1]
-    samples = _samples(arguments[0])
+    weights, tensors, settings, notes = others[:4], others[4:12], others[12:-1], others[-1]
 
-    def run(part: Any, *gradients: torch.Tensor | None) -> Any:
-        x, states, (*results, workspace) = part
-        given = [gradient if gradient is None else gradient.contiguous() for gradient in gradients]
-        return _backward_kernel(x, *weights, *states, *results, *given, *settings, workspace)
+    def run(x: torch.Tensor, *tensors: Any) -> Any:
+        return _backward_kernel(x, *weights, *tensors[:-1], *settings, tensors[-1])
 
-    outputs, *states = gradients
-    shares = [[None] * len(parts) if outputs is None else outputs.split(samples, 1)]
-    shares += [[None] * len(parts) if state is None else state.split(samples) for state in states]
-    results = list(zip(*_on_threads(run, zip(parts, *shares))))
+    shares = ((*part, note) for part, note in zip(_split(x, *tensors), notes))
+    inputs, *of_weights, hidden, carry = zip(*_on_threads(run, shares))
     # Gradients of inputs and states belong to their samples, those of weights and biases add up.
-    return [
-        torch.cat(results[0], 1),
-        *(functools.reduce(torch.Tensor.add_, shares) for shares in results[1:5]),
-        *(torch.cat(shares) for shares in results[5:]),
-    ]
+    sums = [functools.reduce(torch.Tensor.add_, parts) for parts in of_weights]
+    return [_joined(inputs), *sums, _joined(hidden), _joined(carry)]
+
+
+def _split(*tensors: torch.Tensor | None) -> Iterable[tuple[Any, ...]]:
+    """The tensors of each part: all have the batch as the last axis but one."""
+    samples = _samples(next(tensor for tensor in tensors if tensor is not None))
+    return zip(*(itertools.repeat(None) if tensor is None else tensor.split(samples, -2) for tensor in tensors))
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(tuple(parts), -2)
 
 
 def _on_threads(function: Callable[..., Any], parts: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -72,7 +72,7 @@ def _on_threads(function: Callable[..., Any], parts: Iterable[tuple[Any, ...]]) 
 
     def run(part: tuple[Any, ...]) -> Any:
         with torch.set_grad_enabled(gradients):
-            return function(*part)
+            return function(*(value if value is None else value.contiguous() for value in part))
 
     torch.set_num_threads(1)
     try:

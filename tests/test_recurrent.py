@@ -72,7 +72,7 @@ def test_any_number_of_threads_computes_the_same_to_the_bit():
 def test_an_error_in_a_part_is_raised_and_the_threads_come_back():
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
-        recurrent._on_threads(lambda number: 1 // number, [(1,), (0,), (2,)])
+        recurrent._on_threads(lambda x: 1 // x.item(), [(torch.tensor(number),) for number in (1, 0, 2)])
     assert torch.get_num_threads() == threads
 
 
