@@ -62,7 +62,7 @@ until sinfo --noheader --format=%t 2> /dev/null | grep -q idle; do sleep 1; done
 cd "$folder/run"
 ln -s "$repository/cli.py" "$repository/keras_examples" .
 job=$(sbatch --parsable --job-name=test --time=2 --signal=B:USR1@30 "$repository/slurm/train.sbatch" \
-    mnist --arch cnn --data synthetic --epochs "${EPOCHS:-30}")
+    mnist --arch cnn --data synthetic --epochs "${EPOCHS:-60}")
 state=
 until [[ $state =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT) ]]; do
     sleep 5
