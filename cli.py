@@ -369,7 +369,10 @@ def example(name: str, arches: tuple[str, ...], help: str) -> click.Group:
     @command(group, "fit", f"{shown} --epochs 10", *arch_options, *fit_options)
     def fit(echo: Echo, resume: bool, plot: bool, arch: str | None = None, **given: Any) -> Any:
         """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
-        from keras_examples import distributed, reports, resuming, training
+        from keras_examples.show import reports
+        from keras_examples.training import fitting as training
+        from keras_examples.training import processes as distributed
+        from keras_examples.training import resuming
 
         context = click.get_current_context()
         given = {key: value for key, value in given.items() if context.get_parameter_source(key) in (COMMANDLINE, FILE)}
@@ -383,7 +386,8 @@ def example(name: str, arches: tuple[str, ...], help: str) -> click.Group:
     @command(group, "evaluate", shown, *arch_options, *text_options, WEIGHTS_OPTION, *DATA_OPTIONS, *DEVICE_OPTIONS)
     def evaluate(echo: Echo, arch: str | None = None, **given: Any) -> Any:
         """Measures trained weights on the test data."""
-        from keras_examples import reports, training
+        from keras_examples.show import reports
+        from keras_examples.training import fitting as training
 
         report = training.evaluate(identify(name, arch), **given)
         echo(reports.evaluated(report))
@@ -440,7 +444,7 @@ def add_classify(group: click.Group, arches: tuple[str, ...]) -> None:
     )
     def sample(echo: Echo, arch: str, image: str | None, **given: Any) -> Any:
         """Shows test images with what the model reads in them, or the probabilities for a picture of yours."""
-        from keras_examples import reports, sampling
+        from keras_examples.show import reports, sampling
 
         if image:
             report = sampling.classify_image(identify(str(group.name), arch), image, given["path"])
@@ -475,7 +479,7 @@ charrnn = example("charrnn", (), "Text, a character at a time, by an LSTM.")
 )
 def sample_autoencoder(echo: Echo, **given: Any) -> Any:
     """Draws test images over their reconstructions."""
-    from keras_examples import reports, sampling
+    from keras_examples.show import reports, sampling
 
     report = sampling.reconstruct("autoencoder", **given)
     echo(reports.reconstructed(report))
@@ -501,7 +505,7 @@ def sample_charrnn(
 ) -> Any:
     """Streams text, a character at a time."""
     from keras_examples import weights
-    from keras_examples.generation import generate
+    from keras_examples.show.text import generate
 
     source = weights.find(weights.run_name("charrnn", text), path)
     model, metadata = weights.restore(source, "charrnn")
@@ -538,8 +542,10 @@ def show_weights(echo: Echo, path: str) -> Any:
 @command(main, "results", "", DATA_OPTIONS[1], *DEVICE_OPTIONS)
 def results(echo: Echo, data_dir: str) -> Any:
     """Measures the weights that ship with the project on the real test data."""
-    from keras_examples import reports, training, weights
+    from keras_examples import weights
     from keras_examples.recipes import RECIPES
+    from keras_examples.show import reports
+    from keras_examples.training import fitting as training
 
     rows = {}
     for example in RECIPES:
@@ -561,7 +567,7 @@ def demo(echo: Echo, host: str, port: int) -> None:
     """Serves a page to draw digits on, drop photos on and have texts continued, until Ctrl-C."""
     if not find_spec("gradio"):
         raise click.ClickException("The page needs gradio. Received: no such package. Run `pip install -e '.[demo]'`.")
-    from keras_examples.demo import serve
+    from keras_examples.show.demo import serve
 
     serve(host, port, echo)
 
@@ -578,7 +584,7 @@ DATA_DIR_OPTION = DATA_OPTIONS[1]
 @command(datasets_group, "list", "", DATA_DIR_OPTION)
 def list_datasets(echo: Echo, data_dir: str) -> Any:
     """Lists the data sets, and which of their files are missing."""
-    from keras_examples.datasets import status
+    from keras_examples.data import status
 
     report = {}
     for name in NAMES:
@@ -593,7 +599,7 @@ def list_datasets(echo: Echo, data_dir: str) -> Any:
 @command(datasets_group, "fetch", "mnist", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
 def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     """Downloads the files of a data set that are missing, and checks their hashes."""
-    from keras_examples.datasets import fetch
+    from keras_examples.data import fetch
 
     fetched = [str(path) for path in fetch(name, data_dir)]
     echo(f"{name}: {', '.join(fetched) if fetched else 'nothing was missing'}")
@@ -603,7 +609,7 @@ def fetch_dataset(echo: Echo, name: str, data_dir: str) -> Any:
 @command(datasets_group, "verify", "mnist", click.Argument(["name"], type=click.Choice(NAMES)), DATA_DIR_OPTION)
 def verify_dataset(echo: Echo, name: str, data_dir: str) -> Any:
     """Reads a data set whole and compares its files with the published ones."""
-    from keras_examples.datasets import verify
+    from keras_examples.data import verify
 
     findings = {str(path): finding for path, finding in verify(name, data_dir).items()}
     for path, finding in findings.items():

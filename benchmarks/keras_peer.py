@@ -10,7 +10,7 @@ import keras
 
 from benchmarks.workloads import Workload
 from keras_examples import models
-from keras_examples.batches import ImageBatches, TextBatches
+from keras_examples.data.batches import ImageBatches, TextBatches
 
 
 def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[..., None]:

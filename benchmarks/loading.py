@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_examples.datasets import load_cifar10, load_text
-from keras_examples.readers import CIFAR10_FILES, CIFAR10_RECORDS
+from keras_examples.data import load_cifar10, load_text
+from keras_examples.data.readers import CIFAR10_FILES, CIFAR10_RECORDS
 
 
 def cifar10_folder(data_dir: str, temporary: str) -> str:
@@ -55,7 +55,7 @@ def read_corpus(path: str) -> None:
 def fit_corpus(path: str) -> None:
     """Trains six steps by the default recipe, validates and measures."""
     from keras_examples.recipes import RECIPES
-    from keras_examples.training import fit
+    from keras_examples.training.fitting import fit
 
     fit(
         "charrnn",

@@ -13,10 +13,13 @@ from typing import Any
 
 import click
 
-from keras_examples import reports, resuming, training, weights
-from keras_examples.checkpoints import Checkpoints
+from keras_examples import weights
 from keras_examples.files import whole_file
 from keras_examples.recipes import RECIPES
+from keras_examples.show import reports
+from keras_examples.training import fitting as training
+from keras_examples.training import resuming
+from keras_examples.training.checkpoints import Checkpoints
 
 README = Path("weights/README.md")
 

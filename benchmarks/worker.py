@@ -173,7 +173,7 @@ def drawing() -> Callable[[], object]:
     from PIL import Image, ImageDraw
 
     from keras_examples import mnist_cnn
-    from keras_examples.demo import read_drawing
+    from keras_examples.show.demo import read_drawing
 
     image, file = Image.new("RGB", (280, 280), "white"), io.BytesIO()
     ImageDraw.Draw(image).line([(60, 50), (200, 50), (120, 230)], "black", 22)

@@ -31,11 +31,11 @@ _HOME = {
     "conv_autoencoder": "models",
     "char_lstm": "models",
     "accelerate": "acceleration",
-    "load_mnist": "datasets",
-    "load_cifar10": "datasets",
-    "load_text": "datasets",
-    "Vocabulary": "vocabulary",
-    "generate": "generation",
+    "load_mnist": "data",
+    "load_cifar10": "data",
+    "load_text": "data",
+    "Vocabulary": "data.vocabulary",
+    "generate": "show.text",
 }
 __all__ = list(_HOME)
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import keras
 
-from keras_examples import datasets, models
-from keras_examples.optimizers import CentredAdam, CentredSGD, OneCycle
-from keras_examples.tasks import Classification, NextCharacter, Reconstruction, Task
+from keras_examples import data as datasets
+from keras_examples import models
+from keras_examples.training.optimizers import CentredAdam, CentredSGD, OneCycle
+from keras_examples.training.tasks import Classification, NextCharacter, Reconstruction, Task
 
 
 @dataclass(frozen=True)

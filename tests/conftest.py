@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def trained_linear(tmp_path_factory):
     """Weights of mnist-linear after three epochs on the synthetic digits."""
-    from keras_examples.training import fit
+    from keras_examples.training.fitting import fit
 
     path = tmp_path_factory.mktemp("weights") / "linear.weights.h5"
     fit("mnist-linear", data="synthetic", epochs=3, save=path)

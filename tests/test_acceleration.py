@@ -9,7 +9,7 @@ import torch
 
 import keras_examples
 from keras_examples.acceleration import accelerate
-from keras_examples.optimizers import CentredAdam, CentredSGD
+from keras_examples.training.optimizers import CentredAdam, CentredSGD
 
 MODELS = ["mnist_linear", "mnist_mlp", "mnist_cnn", "cifar_dense", "cifar_cnn", "conv_autoencoder", "char_lstm"]
 LARGE = ["cifar_dense", "cifar_cnn", "conv_autoencoder"]

@@ -30,7 +30,7 @@ SESSION = """
 import functools, json, sys
 import numpy as np
 from cli import main
-from keras_examples import datasets
+from keras_examples import data as datasets
 
 for make in ("synthetic_digits", "synthetic_shapes"):  # which take seconds
     setattr(datasets, make, functools.cache(getattr(datasets, make)))

@@ -11,12 +11,12 @@ import pytest
 from conftest import ROOT
 
 from keras_examples import weights
-from keras_examples.batches import Batches
-from keras_examples.checkpoints import read_run, restore
+from keras_examples.data.batches import Batches
 from keras_examples.models import mnist_linear
 from keras_examples.recipes import RECIPES, optimizer
-from keras_examples.resuming import resume
-from keras_examples.training import fit
+from keras_examples.training.checkpoints import read_run, restore
+from keras_examples.training.fitting import fit
+from keras_examples.training.resuming import resume
 
 SMALL = {"data": "synthetic", "limit": 130, "epochs": 3, "batch_size": 32, "validation_split": 0.01}
 CHARACTERS = {"limit": 14, "batch_size": 4, "sizes": {"units": 8}, "validation_split": 0.97}
@@ -256,7 +256,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(interrupted, tmp_path):
     output = python(
         """
 import resource
-from keras_examples.resuming import resume
+from keras_examples.training.resuming import resume
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     resume("mnist-linear", echo=lambda line: None)
@@ -274,8 +274,8 @@ except OSError as error:
 KILL = """
 import os, random, signal, sys, time
 import numpy as np
-from keras_examples.resuming import resume
-from keras_examples.training import fit
+from keras_examples.training.resuming import resume
+from keras_examples.training.fitting import fit
 from keras_examples.weights import restore
 
 def child(function, **options):

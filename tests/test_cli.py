@@ -219,7 +219,7 @@ def test_sample_draws_digits_in_the_terminal_and_as_a_picture(run, linear, tmp_p
 
 
 def test_an_image_of_ones_own_gets_ten_probabilities(run, linear, tmp_path):
-    from keras_examples.synthetic import synthetic_digits
+    from keras_examples.data.standins import synthetic_digits
 
     x, y, *_ = synthetic_digits(20, 1)
     digit = int(np.flatnonzero(y == 0)[0])
@@ -331,7 +331,7 @@ def test_ctrl_c_before_the_installed_program_takes_over_is_quiet():
 @pytest.fixture(scope="session")
 def trained_text(tmp_path_factory):
     """Weights of a small charrnn after a few steps on the synthetic text."""
-    from keras_examples.training import fit
+    from keras_examples.training.fitting import fit
 
     path = tmp_path_factory.mktemp("weights") / "charrnn.weights.h5"
     fit("charrnn", data="synthetic", epochs=1, limit=640, sizes={"units": 32}, save=path)

@@ -4,8 +4,9 @@ from dataclasses import fields
 import pytest
 
 from cli import OUTLINE
-from keras_examples import configs, weights
+from keras_examples import weights
 from keras_examples.recipes import RECIPES, Recipe, default_sizes
+from keras_examples.training import configs
 
 
 def test_a_saved_file_gives_the_same_run(run, tmp_path):

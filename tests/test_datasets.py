@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_examples import datasets
-from keras_examples.datasets import fetch, load_cifar10, load_mnist, load_text, status, verify
-from keras_examples.downloads import DownloadError
-from keras_examples.readers import CIFAR10_FILES
+from keras_examples import data as datasets
+from keras_examples.data import fetch, load_cifar10, load_mnist, load_text, status, verify
+from keras_examples.data.downloads import DownloadError
+from keras_examples.data.readers import CIFAR10_FILES
 
 LOADERS = {"mnist": load_mnist, "cifar10": load_cifar10, "tinyshakespeare": load_text}
 REAL = Path(__file__).parent.parent / "datasets"
@@ -64,7 +64,7 @@ def online(monkeypatch):
 
 
 def test_import_is_light():
-    script = "import sys, keras_examples.datasets; print({'keras', 'torch', 'h5py', 'matplotlib'} & set(sys.modules))"
+    script = "import sys, keras_examples.data; print({'keras', 'torch', 'h5py', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
 

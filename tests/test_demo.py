@@ -17,8 +17,9 @@ from conftest import ROOT
 from PIL import Image, ImageDraw
 
 pytest.importorskip("gradio")
-from keras_examples import demo, weights
+from keras_examples import weights
 from keras_examples.recipes import build
+from keras_examples.show import demo
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
@@ -30,7 +31,7 @@ def arguments(port):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The address of a page without weights for the autoencoder."""
-    from keras_examples.training import fit
+    from keras_examples.training.fitting import fit
 
     folder = tmp_path_factory.mktemp("demo")
     target = folder / "weights" / "mnist-cnn-synthetic.weights.h5"
@@ -209,7 +210,7 @@ def test_a_drawing_is_read_like_a_file_and_none_gives_empty_bars(trained_linear,
 def test_fifty_megapixels_take_less_than_400_megabytes(tmp_path, name):
     Image.new("RGB", (8000, 6250), (80, 80, 80)).save(tmp_path / name)
     code = (
-        "import resource, sys; from keras_examples.images import read_photo\n"
+        "import resource, sys; from keras_examples.show.images import read_photo\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "before = peak(); photo = read_photo(sys.argv[1]); print((photo == 80).all(), peak() - before)"
     )

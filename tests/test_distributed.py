@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from keras_examples import distributed
 from keras_examples.acceleration import accelerate
-from keras_examples.batches import Batches, ImageBatches
+from keras_examples.data.batches import Batches, ImageBatches
 from keras_examples.models import mnist_mlp
-from keras_examples.training import fit
+from keras_examples.training import processes as distributed
+from keras_examples.training.fitting import fit
 from keras_examples.weights import restore
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -91,7 +91,7 @@ def test_two_processes_train_what_one_would(tmp_path, monkeypatch):
     script = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from keras_examples import distributed
+from keras_examples.training import processes as distributed
 with distributed.together():
     import test_distributed
     reports = test_distributed.train()

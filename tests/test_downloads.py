@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from keras_examples import datasets, downloads
-from keras_examples.downloads import DownloadError, download
+from keras_examples import data as datasets
+from keras_examples.data import downloads
+from keras_examples.data.downloads import DownloadError, download
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

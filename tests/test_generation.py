@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_examples import Vocabulary, char_lstm, generate
-from keras_examples.generation import CHUNK, _Stream, evaluate_text
+from keras_examples.show.text import CHUNK, _Stream, evaluate_text
 
 VOCABULARY = Vocabulary("\nabcdefg")  # 8 characters
 

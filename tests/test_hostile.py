@@ -34,8 +34,9 @@ KINDS += ("weights.h5", "plain.weights.h5", "keras", "made.weights.h5", "made.ke
 
 def good_files(folder):
     """A valid file of each kind, small ones."""
-    from keras_examples import layouts, weights
+    from keras_examples import weights
     from keras_examples.recipes import build
+    from keras_examples.weights import layouts
 
     model = build("charrnn", {"vocabulary_size": 9, "units": 4, "layers": 2})
     for suffix in ("weights.h5", "keras", "safetensors"):
@@ -195,7 +196,8 @@ def made_safetensors(draw, folder):
 
 def load(kind, folder, content):
     """Loads the file of a case as a user's command would."""
-    from keras_examples import readers, weights
+    from keras_examples import weights
+    from keras_examples.data import readers
 
     path = folder / ("case." + kind.removeprefix("made.").removeprefix("plain."))
     path.write_bytes(content)
@@ -213,7 +215,7 @@ def load(kind, folder, content):
 def work(first, last, folder):
     """Tries the cases from `first` up to `last`; a line before each, and one after: outcome, seconds, megabytes."""
     import keras_examples  # noqa: F401  chooses torch
-    from keras_examples import readers
+    from keras_examples.data import readers
 
     folder = Path(folder)
     readers.CIFAR10_RECORDS = 5

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from keras_examples.images import read_digit, read_photo
+from keras_examples.show.images import read_digit, read_photo
 
 
 def seven(size=(200, 260), ink=0, paper=255, mode="L"):

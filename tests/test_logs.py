@@ -17,8 +17,8 @@ def steps(folder):
 
 
 def test_a_run_that_was_interrupted_goes_on_in_the_same_logs(tmp_path):
-    from keras_examples.resuming import resume
-    from keras_examples.training import fit
+    from keras_examples.training.fitting import fit
+    from keras_examples.training.resuming import resume
 
     def echo(line):
         if line.startswith("epoch 2/3"):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_examples.optimizers import CentredAdam, CentredSGD, OneCycle
+from keras_examples.training.optimizers import CentredAdam, CentredSGD, OneCycle
 
 
 def test_one_cycle_rises_for_a_quarter_and_falls_to_zero():

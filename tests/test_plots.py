@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_examples import plots
+from keras_examples.show import plots
 
 RANDOM = np.random.default_rng(0)
 

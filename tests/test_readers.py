@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from keras_examples import readers
-from keras_examples.readers import CIFAR10_FILES, read_cifar10, read_idx, read_text
+from keras_examples.data import readers
+from keras_examples.data.readers import CIFAR10_FILES, read_cifar10, read_idx, read_text
 
 RECORDS = 20
 

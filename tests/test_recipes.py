@@ -1,8 +1,8 @@
 import keras
 import pytest
 
-from keras_examples.optimizers import OneCycle
 from keras_examples.recipes import RECIPES, build, optimizer
+from keras_examples.training.optimizers import OneCycle
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])

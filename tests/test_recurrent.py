@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from keras_examples import recurrent
-from keras_examples.graphs import record
+from keras_examples.acceleration import recurrent
+from keras_examples.acceleration.recording import record
 
 STEPS, FEATURES, UNITS = 7, 5, 12
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")

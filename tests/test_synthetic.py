@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_examples.synthetic import SHAPES, synthetic_digits, synthetic_shapes, synthetic_text
+from keras_examples.data.standins import SHAPES, synthetic_digits, synthetic_shapes, synthetic_text
 
 MAKERS = [(synthetic_digits, (28, 28)), (synthetic_shapes, (32, 32, 3))]
 

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_examples.datasets import Images, Text
+from keras_examples.data import Images, Text
 from keras_examples.models import conv_autoencoder, mnist_linear
-from keras_examples.tasks import Classification, NextCharacter, Reconstruction, block_bound
+from keras_examples.training.tasks import Classification, NextCharacter, Reconstruction, block_bound
 
 
 def dataset(count=20):

@@ -5,8 +5,8 @@ import pytest
 
 from keras_examples import load_mnist, weights
 from keras_examples.recipes import RECIPES
-from keras_examples.reports import fitted
-from keras_examples.training import evaluate, fit
+from keras_examples.show.reports import fitted
+from keras_examples.training.fitting import evaluate, fit
 
 QUICK = {"data": "synthetic", "limit": 1000, "epochs": 1}
 silent = {"echo": lambda line: None}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import keras_examples
-from keras_examples import formats, layouts, mnist_cnn, mnist_linear, mnist_mlp, weights
-from keras_examples.vocabulary import Vocabulary
+from keras_examples import mnist_cnn, mnist_linear, mnist_mlp, weights
+from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.weights import formats, layouts
 
 FORMATS = ["model.weights.h5", "model.keras", "model.safetensors"]
 MODELS = {

@@ -18,9 +18,9 @@ import h5py
 import keras
 import numpy as np
 
-from keras_examples import distributed
 from keras_examples.devices import device_of
 from keras_examples.files import whole_file
+from keras_examples.training import processes as distributed
 
 USER_BLOCK = 512  # bytes, the least that HDF5 knows
 RUN = {"example": str, "options": dict, "conditions": dict, "epoch": int, "step": int, "seconds": float}

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples import distributed
+from keras_examples.training import processes as distributed
 
 AHEAD = 2**21  # bytes of images gathered at once; for one small batch the call takes longer than the copying
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from keras_examples.files import whole_file
-from keras_examples.progress import Progress
+from keras_examples.training.callbacks import Progress
 
 
 def check_tensorboard() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 import torch
 
-from keras_examples.optimizers import Centred
+from keras_examples.training.optimizers import Centred
 
 
 def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Callable[[list[torch.Tensor]], None]:

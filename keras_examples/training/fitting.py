@@ -10,12 +10,14 @@ from typing import Any
 
 import keras
 
-from keras_examples import configs, distributed, logs, weights
-from keras_examples.checkpoints import Checkpoints, read_run, restore
+from keras_examples import weights
 from keras_examples.devices import device_of, set_seed
-from keras_examples.progress import Progress, Stopped, stop_on_signals
 from keras_examples.recipes import RECIPES, Recipe, build, default_sizes, optimizer
-from keras_examples.reports import has_progress_bar
+from keras_examples.show.reports import has_progress_bar
+from keras_examples.training import configs, logs
+from keras_examples.training import processes as distributed
+from keras_examples.training.callbacks import Progress, Stopped, stop_on_signals
+from keras_examples.training.checkpoints import Checkpoints, read_run, restore
 
 
 def fit(

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from keras_examples.downloads import download
-from keras_examples.readers import CIFAR10_FILES, read_cifar10, read_idx, read_text
-from keras_examples.synthetic import SHAPES, synthetic_digits, synthetic_shapes, synthetic_text
+from keras_examples.data.downloads import download
+from keras_examples.data.readers import CIFAR10_FILES, read_cifar10, read_idx, read_text
+from keras_examples.data.standins import SHAPES, synthetic_digits, synthetic_shapes, synthetic_text
 
 DIGITS = tuple("0123456789")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_examples import weights
-from keras_examples.checkpoints import Checkpoints, read_run
-from keras_examples.training import fit
+from keras_examples.training.checkpoints import Checkpoints, read_run
+from keras_examples.training.fitting import fit
 
 MAY_CHANGE = ("data_dir", "text", "save_config", "plot", "log_dir")  # a checkpoint knows its data by their hash
 

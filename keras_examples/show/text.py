@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from keras_examples.reports import has_progress_bar
-from keras_examples.vocabulary import Vocabulary
+from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.show.reports import has_progress_bar
 
 CHUNK = 1024  # characters whose gates and logits are held at a time
 

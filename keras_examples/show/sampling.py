@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples import plots, weights
-from keras_examples.images import read_digit, read_photo
+from keras_examples import weights
 from keras_examples.recipes import RECIPES
+from keras_examples.show import plots
+from keras_examples.show.images import read_digit, read_photo
 
 
 def classify(

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 
 from keras_examples import weights
-from keras_examples.generation import generate
-from keras_examples.images import read_photo
-from keras_examples.sampling import names_of, probabilities
+from keras_examples.show.images import read_photo
+from keras_examples.show.sampling import names_of, probabilities
+from keras_examples.show.text import generate
 
 WAITING = 100  # visitors' wishes that queue up before the next one is turned away
 PROMPT, LENGTH = 10_000, 500  # characters

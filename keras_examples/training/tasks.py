@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_examples.batches import Batches, ImageBatches, TextBatches
-from keras_examples.datasets import Images, Text
-from keras_examples.generation import evaluate_text, generate
-from keras_examples.reports import has_progress_bar
-from keras_examples.vocabulary import Vocabulary
+from keras_examples.data import Images, Text
+from keras_examples.data.batches import Batches, ImageBatches, TextBatches
+from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.show.reports import has_progress_bar
+from keras_examples.show.text import evaluate_text, generate
 
 PREDICTION_BATCH = 500
 
@@ -122,7 +122,7 @@ class Classification(_ImageTask):
         }
 
     def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
-        from keras_examples import plots
+        from keras_examples.show import plots
 
         logits = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=0)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
@@ -162,7 +162,7 @@ class Reconstruction(_ImageTask):
         }
 
     def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
-        from keras_examples import plots
+        from keras_examples.show import plots
 
         x = arrays[0][:16]
         plots.draw_pairs(figure, x, model.predict(x, verbose=0))
@@ -227,7 +227,7 @@ class NextCharacter:
         return "".join(generate(model, vocabulary, "", length=120, temperature=0.8))
 
     def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
-        from keras_examples import plots
+        from keras_examples.show import plots
 
         plots.draw_text(figure, "".join(generate(model, names, "", length=1200, temperature=0.8, seed=0)))
 

@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples import distributed
-from keras_examples.batches import Batches
-from keras_examples.checkpoints import Checkpoints, set_random_state, weights_of
-from keras_examples.reports import has_progress_bar
-from keras_examples.tasks import Task
-from keras_examples.vocabulary import Vocabulary
+from keras_examples.data.batches import Batches
+from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.show.reports import has_progress_bar
+from keras_examples.training import processes as distributed
+from keras_examples.training.checkpoints import Checkpoints, set_random_state, weights_of
+from keras_examples.training.tasks import Task
 
 
 class Stopped(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples import datasets
+from keras_examples import data as datasets
 from keras_examples.recipes import RECIPES, build
 
 SAMPLES = 16

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_examples.formats import Tensor
+from keras_examples.weights.formats import Tensor
 
 NAMES = ("candle", "tch", "keras")  # as `save` writes them
 FLAT = "layers/dense/vars/0"  # the kernel behind a flattened picture

@@ -22,9 +22,9 @@ import keras
 import torch
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
-from keras_examples import distributed
-from keras_examples.graphs import Substitutions, cuda_graph, on_one_thread, record
-from keras_examples.updates import updater
+from keras_examples.acceleration.optimizers import updater
+from keras_examples.acceleration.recording import Substitutions, cuda_graph, on_one_thread, record
+from keras_examples.training import processes as distributed
 
 LOGS_INTERVAL = 0.1  # seconds between two readings of the metrics while only a progress bar wants them
 

@@ -15,10 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples import exports, formats, layouts
+from keras_examples.data.vocabulary import Vocabulary
 from keras_examples.files import whole_file
 from keras_examples.recipes import RECIPES, build
-from keras_examples.vocabulary import Vocabulary
+from keras_examples.weights import formats, layouts
+from keras_examples.weights import onnx as exports
 
 WRITTEN = (*formats.FORMATS, ".onnx")
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from keras_examples.recurrent import in_parts
+from keras_examples.acceleration.recurrent import in_parts
 
 aten = torch.ops.aten
 

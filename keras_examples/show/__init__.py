@@ -1,0 +1,1 @@
+"""What a person looks at: pictures, predictions, text, reports, a page."""
