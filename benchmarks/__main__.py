@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click_default_group import DefaultGroup
 
 from benchmarks.contest import alternate, by_figure, repeat
 from benchmarks.workloads import WORKLOADS
+from keras_examples.console import DefaultCommands
 from keras_examples.files import whole_file
 
 PEERS = ["ours", "keras-torch", "keras-jax", "keras-tensorflow", "pytorch", "pytorch-compile"]
@@ -56,7 +56,11 @@ def _rounds(default: int) -> Callable[[Any], Any]:
 _json = click.option("--json", "path", type=click.Path(dir_okay=False), help="Where to write all measurements.")
 
 
-@click.group(cls=DefaultGroup, default="throughput", default_if_no_args=True, help=__doc__)
+class Benchmarks(DefaultCommands):
+    default = "throughput"
+
+
+@click.group(cls=Benchmarks, help=__doc__)
 def main() -> None:
     pass
 

@@ -1,6 +1,5 @@
 """Files to read: CIFAR-10 in its binary version, and a corpus with many distinct characters."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,23 +44,21 @@ def write_corpus(folder: str, characters: int = 3_400_000, distinct: int = 5_000
 
 def read_corpus(path: str) -> None:
     """Does what `fit` does between the file and the ids."""
-    from keras_examples.recipes import RECIPES
+    from keras_examples.training.tasks import NextCharacter
 
-    task, text = RECIPES["charrnn"].task, load_text(path)
-    task.vocabulary(text)
-    task.split(text, 0)
+    NextCharacter().split(load_text(path), 0)
 
 
 def fit_corpus(path: str) -> None:
     """Trains six steps by the default recipe, validates and measures."""
-    from keras_examples.recipes import RECIPES
-    from keras_examples.training.fitting import fit
+    from keras_examples.examples import EXAMPLES
+    from keras_examples.training import fit
 
     fit(
         "charrnn",
-        dataset=partial(load_text, path),
+        text=path,
         epochs=1,
-        limit=6 * RECIPES["charrnn"].batch_size,  # windows
+        limit=6 * EXAMPLES["charrnn"].recipe.batch_size,  # windows
         save=Path(path).with_name("corpus.weights.h5"),
         echo=lambda line: None,
     )

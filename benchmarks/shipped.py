@@ -4,7 +4,7 @@
 python -m benchmarks.shipped --seeds 3
 
 Weights of every seed are kept under weights/seeds/, so that the command goes on where it was interrupted. Those of the
-first seed, and not of the best, become weights/shipped/<example>.safetensors in float16, and the table in
+first seed, and not of the best, become the shipped <example>.safetensors in float16, and the table in
 weights/README.md is written anew.
 """
 
@@ -14,18 +14,17 @@ from typing import Any
 import click
 
 from keras_examples import weights
+from keras_examples.examples import EXAMPLES
 from keras_examples.files import whole_file
-from keras_examples.recipes import RECIPES
 from keras_examples.show import reports
-from keras_examples.training import fitting as training
-from keras_examples.training import resuming
+from keras_examples.training import fit
 from keras_examples.training.checkpoints import Checkpoints
 
 README = Path("weights/README.md")
 
 
 @click.command(help=__doc__)
-@click.option("--examples", default=",".join(RECIPES), show_default=True, help="Example ids.")
+@click.option("--examples", default=",".join(EXAMPLES), show_default=True, help="Example ids.")
 @click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="How many, from 0.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--jpeg-copies", is_flag=True, help="Note that the CIFAR-10 files here come from JPEG copies.")
@@ -47,9 +46,9 @@ def train(example: str, seed: int, precision: str) -> Path:
     if path.is_file() and "test" in weights.describe(path)["metadata"]:
         return path
     if Checkpoints(path).present():
-        report = resuming.resume(example, save=path)
+        report = fit(example, resume=True, save=path)
     else:
-        report = training.fit(example, seed=seed, data="real", precision=precision, save=path)
+        report = fit(example, seed=seed, data="real", precision=precision, save=path)
     if report["interrupted"]:
         raise click.Abort
     return path
@@ -61,7 +60,7 @@ def tables() -> None:
         "| file | command | data | seed | epochs | seconds | test figure | mean ± standard deviation |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for example in RECIPES:
+    for example in EXAMPLES:
         path = weights.shipped(example)
         if path.is_file():
             rows.append(row(example, path, weights.describe(path)["metadata"]))
@@ -71,12 +70,12 @@ def tables() -> None:
 
 
 def row(example: str, path: Path, metadata: dict[str, Any]) -> str:
-    name, _, arch = example.partition("-")
+    which = EXAMPLES[example]
     precision = "" if metadata["precision"] == "float32" else f" --precision {metadata['precision']}"
     first, spread = reports.figures_of_seeds(metadata["seeds"])
     columns = [
         f"`{path.name}`",
-        f"`python cli.py {name}{f' --arch {arch}' if arch else ''}{precision}`",
+        f"`python cli.py {which.command}{f' --arch {which.arch}' if which.arch else ''}{precision}`",
         metadata["dataset"],
         metadata["seed"],
         metadata["epochs"],

@@ -20,16 +20,9 @@ class Device(NamedTuple):
 
 
 def choose(requested: str = "auto") -> Device:
-    """Chooses the device and tells Keras's backend, which reads it once: call this before importing Keras.
+    """Chooses one of `DEVICES` and tells Keras's backend, which reads it once: call this before importing Keras.
 
-    Args:
-        requested: `auto` (cuda if there is one, else mps, else cpu), `cpu`, `cuda` or `mps`.
-
-    Returns:
-        The device that Keras will use.
-
-    Raises:
-        ValueError: the device asked for is not there, or of no use to the backend.
+    Raises ValueError if the device is not there, or of no use to the backend.
     """
     if requested not in DEVICES:
         raise ValueError(f"No such device. Received: device={requested!r}. Choose one of {', '.join(DEVICES)}.")
@@ -39,13 +32,8 @@ def choose(requested: str = "auto") -> Device:
     if requested not in ("auto", name):
         hint = hint or f"{backend} found no {requested} device: use --device auto or --device cpu."
         raise ValueError(f"Device {requested} cannot be used. Received: device={requested!r}. {hint}")
-    if requested != "auto":
-        reason = "asked for"
-    elif name == "cpu":
-        reason = f"{backend} found no GPU"
-    else:
-        reason = "the first available of cuda, mps, cpu"
-    return Device(backend, name, description, reason, hint)
+    found = f"{backend} found no GPU" if name == "cpu" else "the first available of cuda, mps, cpu"
+    return Device(backend, name, description, found if requested == "auto" else "asked for", hint)
 
 
 def device_of(model: Any) -> str:
@@ -69,7 +57,12 @@ def _on_torch(requested: str) -> tuple[str, str]:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = requested if available.get(requested) else next(name for name in available if available[name])
     os.environ["KERAS_TORCH_DEVICE"] = name
-    return name, _describe(name)
+    if name == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        return name, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if name == "mps":
+        return name, f"{platform.processor()}, Metal, no float64"
+    return name, f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _on_jax(requested: str) -> tuple[str, str]:
@@ -91,17 +84,6 @@ def _on_tensorflow(requested: str) -> tuple[str, str]:
     return "cpu", platform.machine()
 
 
-def _describe(name: str) -> str:
-    import torch
-
-    if name == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if name == "mps":
-        return f"{platform.processor()}, Metal, no float64"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
-
-
 def _hint() -> str:
     """What to do where a GPU is there and the installed torch cannot use it, or ''."""
     import torch
@@ -113,7 +95,5 @@ def _hint() -> str:
             "(https://pytorch.org/get-started/locally)."
         )
     if platform.system() == "Darwin" and platform.machine() == "arm64" and not torch.backends.mps.is_available():
-        return (
-            f"An Apple GPU is there, but torch {torch.__version__} cannot use it: it needs macOS 14 and an arm64 build."
-        )
+        return f"An Apple GPU is there, but torch {torch.__version__} cannot use it: it needs macOS 14, an arm64 build."
     return ""

@@ -1,34 +1,27 @@
-"""Write a file whole or not at all."""
+"""Files that appear whole or not at all, and that one process writes at a time."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Lend a temporary path that replaces `path` once everything is written, and vanishes if anything fails.
+    """Lends a temporary path that replaces `path` once everything is written, and vanishes if anything fails.
 
-    The parent folder is made if it is missing. The temporary lies beside `path` and keeps its extension, which
-    decides the format in Keras and Pillow: `.mnist-cnn.12345.weights.h5` becomes `mnist-cnn.weights.h5`.
-    HDF5 belongs into an `io.BytesIO` first, because h5py crashes the interpreter when it closes a file on a full disk.
-
-    Args:
-        path: the file to write. What was there stays until the new one is complete.
-
-    Yields:
-        The path to write to. The body should only write: each `OSError` out of it is taken for a failure to do so.
-
-    Raises:
-        OSError: the folder or the disk refused.
+    The temporary lies beside `path`, in a folder that is made if need be, and keeps its extension, which decides the
+    format in Keras and Pillow. HDF5 belongs into an `io.BytesIO` first: h5py crashes when it closes a file on a full
+    disk. Raises OSError, as which the body's own count too; what was there before is intact.
     """
     path = Path(path)
     stem, dot, extension = path.name.partition(".")
     temporary = path.parent / f".{stem}.{os.getpid()}{dot}{extension}"
     try:
-        # Renaming onto /dev/null, as root, would replace the device.
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # as root, renaming onto /dev/null would replace the device
             raise OSError("it is there and is no file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -36,9 +29,41 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        message = f"Cannot write {path.name}: {error.strerror or error}. Received: path={str(path)!r}."
-        raise OSError(f"{message} Choose a writable folder with space left.") from error
+        raise OSError(
+            f"Cannot write {path.name}: {error.strerror or error}. Received: path={str(path)!r}. Choose a writable "
+            "folder with space left."
+        ) from error
     finally:
-        # Renamed already, unless something failed.
-        with suppress(OSError):
+        with suppress(OSError):  # renamed already, unless something failed
             temporary.unlink()
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keeps a file to this process until the block ends. Raises OSError if another one on this machine has it."""
+    lock = path.parent / f".{path.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise OSError(
+            f"Another run is writing {path.name}. Received: path={str(path)!r}. Wait for it, or give another --save."
+        ) from error
+    finally:
+        with suppress(OSError):
+            path.parent.rmdir()  # if nothing came of it
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises OSError if the folder of a path, or where it would be made, takes no files."""
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"Cannot write to {folder}: {error.strerror}. Received: path={str(path)!r}. Choose a writable folder."
+        ) from error

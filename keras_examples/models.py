@@ -5,11 +5,14 @@ autoencoder returns float32 logits, also under a mixed-precision policy; `keras.
 probabilities.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import layers
 
+from keras_examples.examples import EXAMPLES
 from keras_examples.layers import LSTM, OneHot
 
 MNIST_SHAPE = (28, 28)
@@ -195,3 +198,29 @@ def char_lstm(
     model.add(keras.layers.Dense(vocabulary_size))
     model.add(keras.layers.Activation("linear", dtype="float32"))
     return model
+
+
+def default_sizes(example: str) -> dict[str, Any]:
+    """The sizes that an example is built with, unless others are chosen."""
+    return {name: size.default for name, size in EXAMPLES[example].sizes.items()}
+
+
+def build(example: str, sizes: Mapping[str, Any]) -> keras.Sequential:
+    """Builds the model of an example.
+
+    Args:
+        example: Example id, such as `mnist-cnn`.
+        sizes: Arguments for its builder; the builder's own defaults hold for the others.
+
+    Raises:
+        ValueError: The builder has no such argument, or refuses its value.
+    """
+    builder = globals()[EXAMPLES[example].builder]
+    known = inspect.signature(builder).parameters
+    for name, value in sizes.items():
+        if name not in known:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"{example} has no such size. Received: --{option} {value}. It has: {', '.join(known) or 'none'}."
+            )
+    return builder(**sizes)

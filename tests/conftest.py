@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import shlex
 import shutil
 from pathlib import Path
@@ -7,9 +9,14 @@ from click.testing import CliRunner, Result
 
 import keras_examples  # noqa: F401  chooses torch before any test imports Keras
 from cli import main
+from keras_examples.data import DATASETS
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "datasets"
+
+for name, row in DATASETS.items():  # making a stand-in takes a second or two, which every test would wait for
+    stand_in = row.stand_in._replace(make=functools.cache(row.stand_in.make))
+    DATASETS[name] = dataclasses.replace(row, stand_in=stand_in)
 
 
 def pytest_collection_modifyitems(items):
@@ -37,7 +44,7 @@ def run(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def trained_linear(tmp_path_factory):
     """Weights of mnist-linear after three epochs on the synthetic digits."""
-    from keras_examples.training.fitting import fit
+    from keras_examples.training import fit
 
     path = tmp_path_factory.mktemp("weights") / "linear.weights.h5"
     fit("mnist-linear", data="synthetic", epochs=3, save=path)

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from keras_examples import weights
-from keras_examples.recipes import RECIPES
+from keras_examples.examples import EXAMPLES
 
 pytestmark = pytest.mark.slow
 
@@ -25,25 +25,26 @@ CHARACTERS = "--no-plot --data synthetic --epochs 1 --limit 256 --units 32 --dro
 INTERRUPTED = "mnist --arch cnn --no-plot --data synthetic --epochs 4 --limit 1024 --validation-split 0.0128"
 SAMPLES = ("charrnn sample --length 200 --temperature 0", "charrnn sample --length 200 --seed 0")
 ENVIRONMENT = os.environ | {"JAX_COMPILATION_CACHE_DIR": "compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-SAME = len(RECIPES) + len(SAMPLES)
+SAME = len(EXAMPLES) + len(SAMPLES)
 SESSION = """
-import functools, json, sys
+import dataclasses, functools, json, sys
 import numpy as np
 from cli import main
-from keras_examples import data as datasets
+from keras_examples import data
 
-for make in ("synthetic_digits", "synthetic_shapes"):  # which take seconds
-    setattr(datasets, make, functools.cache(getattr(datasets, make)))
+for name, row in data.DATASETS.items():  # whose stand-ins take seconds
+    stand_in = row.stand_in._replace(make=functools.cache(row.stand_in.make))
+    data.DATASETS[name] = dataclasses.replace(row, stand_in=stand_in)
 commands, paths = json.load(sys.stdin)
 for command in commands:
     main([*command.split(), "--json"], standalone_mode=False)
 
 from keras_examples import weights
-from keras_examples.recipes import RECIPES
+from keras_examples.examples import EXAMPLES
+from keras_examples.training.tasks import task_of
 
 def logits(example, path):
-    recipe = RECIPES[example]
-    test = recipe.task.split(recipe.dataset(data="synthetic"), 0)[2]
+    test = task_of(example).split(data.load(EXAMPLES[example].dataset, "synthetic"), 0)[2]
     x = test[0][:2000] if isinstance(test, tuple) else test[:2000].reshape(40, 50)
     return weights.restore(path, example)[0].predict(x, verbose=0)
 
@@ -69,8 +70,8 @@ def session(backend, folder, commands, paths):
 
 
 def command(example, verb, rest):
-    name, _, arch = example.partition("-")
-    return f"{name} {verb} {f'--arch {arch} ' if arch else ''}{rest}"
+    row = EXAMPLES[example]
+    return f"{row.command} {verb} {f'--arch {row.arch} ' if row.arch else ''}{rest}"
 
 
 def measure(paths):
@@ -88,7 +89,7 @@ def train(paths, starts):
 
 
 def named(folder):
-    return {example: str(folder / f"{example}.safetensors") for example in RECIPES}
+    return {example: str(folder / f"{example}.safetensors") for example in EXAMPLES}
 
 
 def compared(starts, folder):
@@ -103,7 +104,7 @@ def on_torch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torch")
     starts = named(folder / "start")
     reports, logits, _ = session("torch", folder, [*train(starts, {}), *compared(starts, folder)], starts)
-    return starts, reports[len(RECIPES) :], logits
+    return starts, reports[len(EXAMPLES) :], logits
 
 
 @pytest.fixture(scope="module", params=OTHERS)

@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import os
 import shutil
@@ -12,16 +13,17 @@ from conftest import ROOT
 
 from keras_examples import weights
 from keras_examples.data.batches import Batches
+from keras_examples.examples import EXAMPLES, Recipe
 from keras_examples.models import mnist_linear
-from keras_examples.recipes import RECIPES, optimizer
+from keras_examples.training import fit
 from keras_examples.training.checkpoints import read_run, restore
-from keras_examples.training.fitting import fit
-from keras_examples.training.resuming import resume
+from keras_examples.training.optimizers import optimizer
 
 SMALL = {"data": "synthetic", "limit": 130, "epochs": 3, "batch_size": 32, "validation_split": 0.01}
 CHARACTERS = {"limit": 14, "batch_size": 4, "sizes": {"units": 8}, "validation_split": 0.97}
 NEWEST, PREVIOUS = (f"weights/mnist-linear-synthetic.checkpoint{part}.h5" for part in ("", ".previous"))
 silent = {"echo": lambda line: None}
+resume = functools.partial(fit, resume=True)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def stopper(monkeypatch):
 
     Keras asks for the first batch once more when it builds the model's metrics.
     """
-    part = Batches.part
+    share = Batches.share
 
     def stop(batch):
         count = iter(range(10**6))
@@ -42,9 +44,9 @@ def stopper(monkeypatch):
         def counted(self, index):
             if self.seed is not None and next(count) == batch:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return part(self, index)
+            return share(self, index)
 
-        monkeypatch.setattr(Batches, "part", counted)
+        monkeypatch.setattr(Batches, "share", counted)
 
     return stop
 
@@ -80,12 +82,12 @@ def same(one, two):
 
 
 QUICK = [(name, accelerated) for name in ("mnist-linear", "mnist-cnn") for accelerated in (True, False)]
-SLOW = [pytest.param(name, True, marks=pytest.mark.slow) for name in RECIPES if (name, True) not in QUICK]
+SLOW = [pytest.param(name, True, marks=pytest.mark.slow) for name in EXAMPLES if (name, True) not in QUICK]
 
 
 @pytest.mark.parametrize(("example", "accelerated"), [*QUICK, *SLOW])
 def test_a_resumed_run_ends_as_the_one_that_was_never_stopped_to_the_bit(example, accelerated, stop_at, tmp_path):
-    options = SMALL | (CHARACTERS if example == "charrnn" else {}) | {"accelerated": accelerated}
+    options = SMALL | (CHARACTERS if example == "charrnn" else {}) | {"accelerate": accelerated}
     whole = fit(example, **options, save="whole.weights.h5", **silent)
     stop_at(2)  # in the middle of the first epoch
     report = fit(example, **options, **silent)
@@ -146,7 +148,7 @@ def test_without_a_checkpoint_the_files_looked_for_are_named():
     [
         ({"epochs": 9}, r"Received: epochs=9, was 3\. .* even its epochs"),
         ({"seed": 1}, "Received: seed=1, was 0"),
-        ({"accelerated": False}, "Received: accelerated=False, was True"),
+        ({"accelerate": False}, "Received: accelerate=False, was True"),
         ({"sizes": {"hidden_units": (9,)}}, r"Received: hidden_units=\[9\], was None"),
         ({"dry_run": True}, "Received: dry_run=True, was False"),
         ({"early_stopping": 2}, "Received: early_stopping=2, was None"),
@@ -184,11 +186,14 @@ def test_a_text_that_changed_since(stop_at, tmp_path):
     text.write_text("We all read on, and on. " * 200)
     stop_at(2)
     options = {"text": text, "sizes": {"units": 8}, "epochs": 2, "batch_size": 4}
-    assert fit("charrnn", **options, **silent)["checkpoint"] == "weights/charrnn-novel.checkpoint.h5"
+    checkpoint = fit("charrnn", **options, **silent)["checkpoint"]
     stop_at(None)
     text.write_text("We all read on, and no. " * 200)
-    with pytest.raises(ValueError, match=r"its data is another\. Received: novel \(real\), SHA-256 .*, was novel"):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint to go on from\. Received: weights/charrnn-novel-"):
         resume("charrnn", text=text, **silent)
+    save = checkpoint.replace(".checkpoint.h5", ".weights.h5")
+    with pytest.raises(ValueError, match=r"its data is another\. Received: novel \(real\), SHA-256 .*, was novel"):
+        resume("charrnn", text=text, save=save, **silent)
 
 
 def seal(path):
@@ -237,7 +242,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused(interrupted, change, tmp
         change(file)
     seal(path)
     model = mnist_linear()
-    model.compile(optimizer("adam", 0.1, 9, None, 0.0), "mse")
+    model.compile(optimizer(Recipe(epochs=1, learning_rate=0.1), 9), "mse")
     model.optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match=r"^Not a checkpoint of such a run \(.+\)\. Received: path=.*\. Train anew"):
         read_run(path)
@@ -256,10 +261,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(interrupted, tmp_path):
     output = python(
         """
 import resource
-from keras_examples.training.resuming import resume
+from keras_examples.training import fit
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    resume("mnist-linear", echo=lambda line: None)
+    fit("mnist-linear", resume=True, echo=lambda line: None)
 except OSError as error:
     print(error)
 """
@@ -274,8 +279,7 @@ except OSError as error:
 KILL = """
 import os, random, signal, sys, time
 import numpy as np
-from keras_examples.training.resuming import resume
-from keras_examples.training.fitting import fit
+from keras_examples.training import fit
 from keras_examples.weights import restore
 
 def child(function, **options):
@@ -287,6 +291,9 @@ def child(function, **options):
         finally:
             os._exit(status)
     return pid
+
+def saving(name):
+    return name[0] == "." and name.endswith(".h5")
 
 def weights():
     return restore("weights/mnist-linear-synthetic.weights.h5", "mnist-linear")[0].get_weights()
@@ -307,14 +314,14 @@ for round in range(int(sys.argv[1])):
         time.sleep(chance.uniform(0, 0.4))
     else:  # while it saves, if that comes again
         wanted = time.monotonic() + 1
-        while time.monotonic() < wanted and not any(name.startswith(".") for name in os.listdir("weights")):
+        while time.monotonic() < wanted and not any(map(saving, os.listdir("weights"))):
             pass
         time.sleep(chance.choice((0, 0.0005, 0.001, 0.002)))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     left = sorted(os.listdir("weights"))
     if "mnist-linear-synthetic.weights.h5" not in left:
-        assert os.waitpid(child(resume), 0)[1] == 0, left
+        assert os.waitpid(child(fit, resume=True), 0)[1] == 0, left
     if (pid := os.fork()) == 0:
         whole = np.load("whole.npz")
         os._exit(not all((a == whole[name]).all() for a, name in zip(weights(), whole.files, strict=True)))

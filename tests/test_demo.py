@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("gradio")
 from keras_examples import weights
-from keras_examples.recipes import build
+from keras_examples.models import build
 from keras_examples.show import demo
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -31,7 +31,7 @@ def arguments(port):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The address of a page without weights for the autoencoder."""
-    from keras_examples.training.fitting import fit
+    from keras_examples.training import fit
 
     folder = tmp_path_factory.mktemp("demo")
     target = folder / "weights" / "mnist-cnn-synthetic.weights.h5"
@@ -141,6 +141,7 @@ def test_a_port_that_is_taken_is_one_line(page):
 
 def test_without_weights_every_tab_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "shipped", lambda name: tmp_path / name)
     texts = [block.value for block in demo.page().blocks.values() if isinstance(block, demo.gradio.HTML)]
     assert [text.split(" Received")[0] for text in texts] == [
         f"<p>No trained weights for {name}." for name in ("mnist-cnn", "cifar-cnn", "autoencoder", "charrnn")

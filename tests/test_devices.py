@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def keep_environment(monkeypatch):
 def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    monkeypatch.setattr(devices, "_describe", lambda name: name)
+    gpu = types.SimpleNamespace(name="GPU", total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
     assert devices.choose().name == expected
     assert os.environ["KERAS_TORCH_DEVICE"] == expected
 

@@ -16,8 +16,7 @@ from conftest import ROOT
 from keras_examples.acceleration import accelerate
 from keras_examples.data.batches import Batches, ImageBatches
 from keras_examples.models import mnist_mlp
-from keras_examples.training import processes as distributed
-from keras_examples.training.fitting import fit
+from keras_examples.training import fit, processes
 from keras_examples.weights import restore
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -61,15 +60,15 @@ def children(pid):
     return [*map(int, subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, check=True).stdout.split())]
 
 
-def test_the_shares_of_all_processes_are_the_batch(monkeypatch):
-    whole = [[*range(10)[Batches(10, 4, None).part(index)]] for index in range(3)]
+def test_the_shares_of_all_processes_are_the_batch():
+    batches = Batches(10, 4, None)
+    whole = [[*range(10)[batches.share(index)]] for index in range(3)]
     assert whole == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    monkeypatch.setattr(distributed, "size", 3)
+    batches.size = 3
     shares = [[], [], []]
-    for rank in range(3):
-        monkeypatch.setattr(distributed, "rank", rank)
+    for batches.rank in range(3):
         for index, share in enumerate(shares):
-            share += range(10)[Batches(10, 4, None).part(index)]
+            share += range(10)[batches.share(index)]
     assert shares == whole
 
 
@@ -77,11 +76,11 @@ def test_the_shares_of_all_processes_are_the_batch(monkeypatch):
     ("options", "message"),
     [
         ({"batch_size": 2}, r"Each of 3 processes needs a sample of a batch\. Received: --batch-size 2\."),
-        ({"accelerated": False}, r"Stock Keras trains in one process\. Received: --no-accelerate\."),
+        ({"accelerate": False}, r"Stock Keras trains in one process\. Received: --no-accelerate\."),
     ],
 )
 def test_what_several_processes_cannot_do(monkeypatch, options, message):
-    monkeypatch.setattr(distributed, "size", 3)
+    monkeypatch.setattr(processes, "size", 3)
     with pytest.raises(ValueError, match=message):
         fit("mnist-linear", **options)
 
@@ -91,11 +90,10 @@ def test_two_processes_train_what_one_would(tmp_path, monkeypatch):
     script = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from keras_examples.training import processes as distributed
-with distributed.together():
+from keras_examples.training import processes
+with processes.group():
     import test_distributed
     reports = test_distributed.train()
-    distributed.SHARED = "missing"  # as between machines
     other = test_distributed.train_with_an_optimizer_that_is_not_fused()
 print(json.dumps([reports, other]))
 """
@@ -187,7 +185,7 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
 def test_a_process_that_hangs_ends_the_run(tmp_path):
     (tmp_path / "impatient.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport cli\n"
-        "from keras_examples import distributed\ndistributed.PATIENCE = 10\ncli.main()\n"
+        "from keras_examples import processes\nprocesses.PATIENCE = 10\ncli.main()\n"
     )
     command = [*TORCHRUN, "impatient.py", "mnist", "--data=synthetic", "--epochs=100000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

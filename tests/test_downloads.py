@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import socket
 import threading
@@ -162,7 +163,8 @@ def test_unwritable_folder_is_no_fault_of_the_mirror(server, tmp_path):
 
 def test_fetch_over_http(server, tmp_path, monkeypatch):
     published = datasets.Published("text.txt", len(CONTENT), SHA256, (f"{server.url}/missing", f"{server.url}/good"))
-    monkeypatch.setitem(datasets.DATASETS, "tinyshakespeare", (published,))
+    row = dataclasses.replace(datasets.DATASETS["tinyshakespeare"], files=(published,))
+    monkeypatch.setitem(datasets.DATASETS, "tinyshakespeare", row)
     assert datasets.fetch("tinyshakespeare", tmp_path / "new") == (tmp_path / "new" / "text.txt",)
     assert datasets.fetch("tinyshakespeare", tmp_path / "new") == ()
     assert server.asked == ["missing", "good"]

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from keras_examples import weights
-from keras_examples.recipes import build
+from keras_examples.models import build
 
 
 def randomised(example, **sizes):

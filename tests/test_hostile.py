@@ -35,7 +35,7 @@ KINDS += ("weights.h5", "plain.weights.h5", "keras", "made.weights.h5", "made.ke
 def good_files(folder):
     """A valid file of each kind, small ones."""
     from keras_examples import weights
-    from keras_examples.recipes import build
+    from keras_examples.models import build
     from keras_examples.weights import layouts
 
     model = build("charrnn", {"vocabulary_size": 9, "units": 4, "layers": 2})
@@ -204,9 +204,9 @@ def load(kind, folder, content):
     if kind == "bin":
         readers.read_cifar10([path] * 6)
     elif kind.startswith("labels"):
-        readers.read_idx(folder / "images", path)
+        readers.read_mnist([folder / "images", path] * 2)
     elif kind.startswith("idx"):
-        readers.read_idx(path, folder / "labels")
+        readers.read_mnist([path, folder / "labels"] * 2)
     else:
         weights.describe(path)
         weights.restore(path, "charrnn")

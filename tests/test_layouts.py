@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from keras_examples import weights
-from keras_examples.recipes import build
+from keras_examples.models import build
 
 
 class CharRnn(nn.Module):

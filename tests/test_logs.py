@@ -17,8 +17,7 @@ def steps(folder):
 
 
 def test_a_run_that_was_interrupted_goes_on_in_the_same_logs(tmp_path):
-    from keras_examples.training.fitting import fit
-    from keras_examples.training.resuming import resume
+    from keras_examples.training import fit
 
     def echo(line):
         if line.startswith("epoch 2/3"):
@@ -28,7 +27,7 @@ def test_a_run_that_was_interrupted_goes_on_in_the_same_logs(tmp_path):
     assert fit("mnist-linear", limit=256, echo=echo, **run)["interrupted"]
     rows = [*csv.reader((tmp_path / "logs" / "history.csv").open())]
     assert [row[0] for row in rows] == ["epoch", "1", "2"]
-    report = resume("mnist-linear", plot=True, **run)
+    report = fit("mnist-linear", resume=True, plot=True, **run)
 
     found, tags = steps(tmp_path / "logs")
     assert found == {name: [1, 2, 3] for name in ("accuracy", "loss", "val_accuracy", "val_loss")}

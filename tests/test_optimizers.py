@@ -52,7 +52,7 @@ def test_centred_steps_are_those_of_a_model_with_centred_input(kind, accelerated
     losses = []
     for model in (centred_input, centred_steps):
         if accelerated:
-            accelerate(model)
+            accelerate(model, around_update=model.optimizer.centred)
         losses.append(model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert losses[0][-1] < losses[0][0]

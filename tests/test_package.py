@@ -11,22 +11,8 @@ import pytest
 import keras_examples
 
 PACKAGE = Path(keras_examples.__file__).parent
-ORDER = [
-    ["distributed", "files", "formats", "optimizers", "recurrent", "tensors"],
-    ["graphs", "updates", "configs", "greeks"],
-    ["acceleration", "downloads", "synthetic", "readers", "devices", "reports", "vocabulary", "layers", "images"],
-    ["datasets", "layouts", "models", "generation", "plots"],
-    ["batches"],
-    ["tasks"],
-    ["recipes"],
-    ["exports"],
-    ["weights"],
-    ["checkpoints"],
-    ["progress"],
-    ["logs"],
-    ["training", "sampling"],
-    ["resuming", "demo"],
-]
+# From the data to what a person sees, and above that the training, which goes through all of them.
+ROOMS = ["data", "weights", "show", "training"]
 
 
 def python(code, **environment):
@@ -67,32 +53,41 @@ def test_unknown_names_are_attribute_errors():
     assert set(keras_examples.__all__) <= set(dir(keras_examples))
 
 
-def imports(path):
+def imported(path):
+    """The modules of ours that a file imports, by their names below the package, as `training.run`."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if module == "keras_examples":
-                yield from (alias.name for alias in node.names)
-            elif module.startswith("keras_examples."):
-                yield module.split(".")[1]
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] == "keras_examples":
+            inside = module.removeprefix("keras_examples").lstrip(".")
+            yield from ([inside] if inside else [alias.name for alias in node.names])
 
 
-def test_modules_import_only_what_comes_before_them_in_the_data_flow():
-    modules = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    level = {name: place for place, names in enumerate(ORDER) for name in names}
-    assert set(level) == set(modules)
-    for name, path in modules.items():
-        for imported in imports(path):
-            assert level[imported] < level[name], f"{name} imports {imported}"
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_itself_and_from_those_before_it(path):
+    """`acceleration` works alone, what lies outside of the rooms needs none, and nobody needs the command line."""
+    place = path.relative_to(PACKAGE)
+    room = place.parts[0] if len(place.parts) > 1 else ""
+    for module in imported(path):
+        other = module.split(".")[0]
+        assert other != "console"
+        if room in ROOMS:
+            assert other not in ROOMS[ROOMS.index(room) + 1 :]
+        elif room:
+            assert other == room
+        else:
+            assert other not in (*ROOMS, "acceleration")
 
 
 def test_torch_is_imported_in_few_places_and_only_where_it_is_the_backend():
-    wholly = {"acceleration", "graphs", "recurrent", "updates"}
-    in_functions = {"checkpoints", "devices", "distributed", "layers", "logs"}
-    for path in PACKAGE.glob("*.py"):
-        tree = ast.parse(path.read_text())
-        assert path.stem in wholly | in_functions or not imports_torch(ast.walk(tree)), path
-        assert path.stem in wholly or not imports_torch(tree.body), path
+    in_functions = {
+        "devices.py",
+        "layers.py",
+        *(f"training/{name}.py" for name in ("checkpoints", "logs", "processes")),
+    }
+    for path in PACKAGE.rglob("*.py"):
+        place, tree = path.relative_to(PACKAGE), ast.parse(path.read_text())
+        if place.parts[0] != "acceleration":
+            assert str(place) in in_functions or not imports_torch(ast.walk(tree)), place
+            assert not imports_torch(tree.body), place
 
 
 def imports_torch(nodes):

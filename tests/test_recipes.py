@@ -1,13 +1,15 @@
 import keras
 import pytest
 
-from keras_examples.recipes import RECIPES, build, optimizer
-from keras_examples.training.optimizers import OneCycle
+from keras_examples.examples import EXAMPLES, Recipe
+from keras_examples.models import build
+from keras_examples.training.optimizers import OneCycle, optimizer
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_optimizers_take_the_schedule_and_the_clip(name):
-    made = optimizer(name, 0.1, 10, 0.5, 0.25)
+    recipe = Recipe(epochs=1, learning_rate=0.1, optimizer=name, clip_norm=0.5, centre=0.25)
+    made = optimizer(recipe, 10)
     assert float(made.learning_rate) == pytest.approx(OneCycle(0.1, 10)(0))
     assert made.global_clipnorm == 0.5
     assert made.centre == 0.25
@@ -17,7 +19,7 @@ def test_optimizers_take_the_schedule_and_the_clip(name):
 
 
 def test_every_row_builds_its_model():
-    for example in RECIPES:
+    for example in EXAMPLES:
         model = build(example, {"vocabulary_size": 9} if example == "charrnn" else {})
         assert isinstance(model, keras.Sequential)
 

@@ -21,6 +21,7 @@ def seeds(tmp_path, monkeypatch):
             metadata |= {"precision": "float32", "seconds": 9.6, "test": figures}
             weights.write(f"weights/seeds/{example}-{seed}.weights.h5", build(), metadata)
     (tmp_path / "weights" / "README.md").write_text(TEXT)
+    monkeypatch.setattr(weights, "shipped", lambda example: tmp_path / "shipped" / f"{example}.safetensors")
     return tmp_path / "weights"
 
 

@@ -4,9 +4,10 @@ import signal
 import pytest
 
 from keras_examples import load_mnist, weights
-from keras_examples.recipes import RECIPES
+from keras_examples.examples import EXAMPLES
 from keras_examples.show.reports import fitted
-from keras_examples.training.fitting import evaluate, fit
+from keras_examples.training import evaluate, fit
+from keras_examples.training.tasks import Classification
 
 QUICK = {"data": "synthetic", "limit": 1000, "epochs": 1}
 silent = {"echo": lambda line: None}
@@ -63,10 +64,10 @@ def test_training_goes_on_from_loaded_weights():
     assert second["accuracy"] == pytest.approx(first["accuracy"], abs=0.01)
 
 
-@pytest.mark.parametrize("example", RECIPES)
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_a_dry_run_is_one_batch_and_saves_nothing(tmp_path, example):
     report = fit(example, data="synthetic", dry_run=True, **silent)
-    assert (report["samples"], report["epochs"], report["weights"]) == (RECIPES[example].batch_size, 1, None)
+    assert (report["samples"], report["epochs"], report["weights"]) == (EXAMPLES[example].recipe.batch_size, 1, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -90,9 +91,9 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     assert f"weights of epoch {report['best_epoch']}; {report['epochs']} epochs (stopped early) in" in fitted(report)
     model, metadata = weights.restore(report["weights"], "mnist-linear")
     assert metadata["epochs"] == report["best_epoch"]
-    recipe, data = RECIPES["mnist-linear"], load_mnist(data="synthetic")
-    _, (x, y), _ = recipe.task.split(data, 0.01)
-    model.compile(loss=recipe.task.loss)
+    task = Classification()
+    _, (x, y), _ = task.split(load_mnist(data="synthetic"), 0.01)
+    model.compile(loss=task.loss)
     assert model.evaluate(x, y, verbose=0) == pytest.approx(min(losses), rel=1e-5)
 
 
@@ -102,7 +103,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch():
         ("charrnn", {"early_stopping": 1}, r"would choose by the test data. Received: --validation-split 0. Give"),
         ("mnist-mlp", {"early_stopping": 1, "validation_split": 1e-9}, "would choose by the test data. Received: "),
         ("charrnn", {"validation_split": 0.99999}, r"The training text is shorter than a sequence. Received: \d+ char"),
-        ("charrnn", {"augment": True}, r"charrnn has nothing to augment. Received: --augment. Leave it out."),
+        ("charrnn", {"augment": True}, r"A text cannot be augmented. Received: --augment. Leave it out."),
     ],
 )
 def test_options_that_do_not_fit_the_example(example, options, message):

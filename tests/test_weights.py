@@ -127,7 +127,7 @@ def test_a_target_is_checked_before_training(tmp_path):
     weights.check_target(tmp_path / "new" / "folder" / "model.keras")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"Cannot write to .*file. Received: path="):
+    with pytest.raises(OSError, match=r"Cannot write to .*file: Not a directory. Received: path="):
         weights.check_target(tmp_path / "file" / "model.keras")
     with pytest.raises(ValueError, match="Unknown weights format"):
         weights.check_target(tmp_path / "model.pt")
@@ -144,23 +144,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_find_prefers_what_was_asked_for_then_what_was_trained_then_what_is_shipped(tmp_path):
+def test_find_prefers_what_was_asked_for_then_trained_on_real_data_then_shipped_then_trained_on_stand_ins(
+    tmp_path, monkeypatch
+):
+    shipped = tmp_path / "shipped" / "mnist-cnn.safetensors"
+    monkeypatch.setattr(weights, "shipped", lambda name: shipped)
     assert str(weights.find("mnist-cnn", "given.keras")) == "given.keras"
     with pytest.raises(FileNotFoundError, match=r"Train first \(`python cli.py mnist --arch cnn`\)"):
         weights.find("mnist-cnn", folder=tmp_path)
-    shipped = weights.shipped("mnist-cnn", tmp_path)
-    shipped.parent.mkdir()
-    shipped.touch()
-    assert weights.find("mnist-cnn", source="real", folder=tmp_path) == shipped
-    with pytest.raises(FileNotFoundError):
-        weights.find("mnist-cnn", source="synthetic", folder=tmp_path)
     synthetic = weights.default_path("mnist-cnn", "synthetic", tmp_path)
     synthetic.touch()
     assert weights.find("mnist-cnn", folder=tmp_path) == synthetic
-    assert weights.find("mnist-cnn", source="real", folder=tmp_path) == shipped
+    shipped.parent.mkdir()
+    shipped.touch()
+    assert weights.find("mnist-cnn", folder=tmp_path) == shipped
+    assert weights.find("mnist-cnn", source="synthetic", folder=tmp_path) == synthetic
     real = weights.default_path("mnist-cnn", "real", tmp_path)
     real.touch()
-    assert weights.find("mnist-cnn", folder=tmp_path) == real
+    assert (
+        weights.find("mnist-cnn", folder=tmp_path) == weights.find("mnist-cnn", source="real", folder=tmp_path) == real
+    )
+    assert weights.find("mnist-cnn", "shipped", folder=tmp_path) == shipped
     assert synthetic.name == "mnist-cnn-synthetic.weights.h5"
     assert real.name == "mnist-cnn.weights.h5"
 

@@ -24,12 +24,17 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from keras_examples.acceleration.optimizers import updater
 from keras_examples.acceleration.recording import Substitutions, cuda_graph, on_one_thread, record
-from keras_examples.training import processes as distributed
 
 LOGS_INTERVAL = 0.1  # seconds between two readings of the metrics while only a progress bar wants them
 
 
-def accelerate(model: keras.Model, cuda_graph: bool = False) -> None:
+def accelerate(
+    model: keras.Model,
+    *,
+    exchange: Callable[..., Any] | None = None,
+    around_update: Callable[..., None] | None = None,
+    cuda_graph: bool = False,
+) -> keras.Model:
     """Makes `fit`, `evaluate` and `predict` of a compiled model replay captured steps.
 
     A model that cannot be captured stays stock Keras, and a warning says why. `compile()` makes a model stock Keras
@@ -37,7 +42,14 @@ def accelerate(model: keras.Model, cuda_graph: bool = False) -> None:
 
     Args:
         model: A compiled model.
+        exchange: Where several processes train together, what makes their gradients and metrics those of one process:
+            from `gradients, states, before, count` to gradients and states.
+        around_update: What a subclass of SGD or Adam does around its base class's step: called with that step,
+            gradients and variables.
         cuda_graph: Whether to launch a step on an NVIDIA GPU as one CUDA graph; not measured yet, so not the default.
+
+    Returns:
+        The model.
 
     Raises:
         ValueError: If the model is not compiled.
@@ -45,19 +57,20 @@ def accelerate(model: keras.Model, cuda_graph: bool = False) -> None:
     if not model.compiled:
         raise ValueError(f"Call `compile()` before `accelerate()`. Received: model={model.name}")
     if reason := _unsupported(model):
-        _stay_stock(f"{model.name} is not accelerated: {reason}.", stacklevel=3)
-        return
+        _stay_stock(exchange, f"{model.name} is not accelerated: {reason}.", stacklevel=3)
+        return model
     _keep_freed_memory()
     pace = _Pace()
     for mode in ("train", "test", "predict"):
-        setattr(model, f"{mode}_function", _Replay(model, mode, pace, cuda_graph))
+        setattr(model, f"{mode}_function", _Replay(model, mode, pace, exchange, around_update, cuda_graph))
     for method in ("fit", "evaluate"):
         setattr(model, method, _paced(model, method, pace))
+    return model
 
 
-def _stay_stock(message: str, stacklevel: int) -> None:
+def _stay_stock(exchange: Any, message: str, stacklevel: int) -> None:
     """Warns that a model runs as stock Keras, unless each of several processes would train a model of its own."""
-    if distributed.size > 1:
+    if exchange:
         raise ValueError(f"Several processes need a step that can be captured. Received: {message}")
     warnings.warn(message, stacklevel=stacklevel)
 
@@ -80,22 +93,23 @@ def _unsupported(model: keras.Model) -> str | None:
 class _Replay:
     """A model's train, test or predict function: records the step on each new kind of batch, and replays it."""
 
-    def __init__(self, model: keras.Model, mode: str, pace: "_Pace", cuda_graph: bool):
+    def __init__(self, model: keras.Model, mode: str, pace: "_Pace", exchange: Any, around: Any, cuda_graph: bool):
         self.model, self.mode, self.pace, self.cuda_graph = model, mode, pace, cuda_graph
+        self.exchange, self.around = exchange, around
         self.weights = [variable.value for variable in model.weights]
         self.steps: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, data: Sequence[Any]) -> Any:
         leaves = _leaves(data[0])
         count = next(len(leaf) for leaf in leaves if leaf is not None)
-        if not count and distributed.size > 1:  # zeros keep this process in step, and count for nothing
+        if not count and self.exchange:  # zeros keep this process in step, and count for nothing
             leaves = [leaf if leaf is None else leaf.new_zeros((1, *leaf.shape[1:])) for leaf in leaves]
         batch = [leaf for leaf in leaves if leaf is not None]
         kinds = [leaf if leaf is None else (leaf.shape, leaf.dtype, leaf.stride()) for leaf in leaves]
         key = (*kinds, *[weight.requires_grad for weight in self.weights])
         if key not in self.steps:
             try:
-                step = _Step(self.model, self.mode, data[0], batch, self.cuda_graph)
+                step = _Step(self, data[0], batch)
                 self.steps[key] = on_one_thread(step) if step.small else step
             except Exception as error:
                 return self.stock(data, error)
@@ -104,7 +118,7 @@ class _Replay:
 
     def stock(self, data: Sequence[Any], error: Exception) -> Any:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        _stay_stock(f"{self.model.name} is not accelerated, {self.mode} mode: {reason}", stacklevel=4)
+        _stay_stock(self.exchange, f"{self.model.name} is not accelerated, {self.mode} mode: {reason}", stacklevel=4)
         name = f"{self.mode}_function"
         setattr(self.model, name, None)
         getattr(self.model, f"make_{name}")()
@@ -121,15 +135,14 @@ class _Step:
     """A model's step on one kind of batch: recorded when made, replayed when called.
 
     Args:
-        model: A built and compiled model.
-        mode: `train`, `test` or `predict`.
+        replay: The function that it is a step of.
         example: A batch as Keras passes it: `x`, `(x, y)` or `(x, y, sample_weight)`, each perhaps nested.
         batch: Its tensors.
-        as_cuda_graph: Whether to replay it as a CUDA graph where that is possible.
     """
 
-    def __init__(self, model: keras.Model, mode: str, example: Any, batch: list[torch.Tensor], as_cuda_graph: bool):
-        self.model, self.mode, self.training = model, mode, mode == "train"
+    def __init__(self, replay: _Replay, example: Any, batch: list[torch.Tensor]):
+        self.model, self.mode, self.exchange = replay.model, replay.mode, replay.exchange
+        model, mode, self.training = replay.model, replay.mode, replay.mode == "train"
         self.structure = keras.tree.map_structure(lambda leaf: leaf is not None, example)
         self.trained = model.trainable_variables if self.training else []
         if self.training and not self.trained:
@@ -141,9 +154,9 @@ class _Step:
         leaves = [value.detach().requires_grad_() for value in self.values[: len(self.trained)]]
         with torch.set_grad_enabled(self.training):
             self.graph, self.small = record(self.compute, [*leaves, *self.values[len(leaves) :], *batch])
-        if as_cuda_graph and self.values[0].is_cuda and mode != "predict":
+        if replay.cuda_graph and self.values[0].is_cuda and mode != "predict":
             self.graph = cuda_graph(self.graph, self.values, batch)
-        self.update = updater(model.optimizer, self.trained) if self.training else None
+        self.update = updater(model.optimizer, self.trained, replay.around) if self.training else None
 
     def compute(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """From all variables and a batch to the outputs (predict), or to gradients, then all that was assigned."""
@@ -170,7 +183,7 @@ class _Step:
         changed = [i for i, value in enumerate(values) if states[i] is not value]
         self.assigned = [self.values[i] for i in changed]
         metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
-        if distributed.size > 1 and (others := [i for i in changed if id(self.variables[i]) not in metrics]):
+        if self.exchange and (others := [i for i in changed if id(self.variables[i]) not in metrics]):
             raise ValueError(f"its step assigns {len(others)} variables that are no metric's")
         return [gradient.contiguous() for gradient in gradients] + [states[i] for i in changed]
 
@@ -181,8 +194,8 @@ class _Step:
             return keras.tree.pack_sequence_as(self.outputs, results)
         with torch.no_grad():
             gradients, states = results[: len(self.trained)], results[len(self.trained) :]
-            if distributed.size > 1:
-                gradients, states = distributed.combined(gradients, states, self.assigned, count)
+            if self.exchange:
+                gradients, states = self.exchange(gradients, states, self.assigned, count)
             if self.update:
                 self.update(gradients)
             torch._foreach_copy_(self.assigned, states)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import keras
 import torch
 
-from keras_examples.training.optimizers import Centred
 
-
-def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Callable[[list[torch.Tensor]], None]:
+def updater(
+    optimizer: keras.Optimizer, variables: list[keras.Variable], around: Callable[..., None] | None
+) -> Callable[[list[torch.Tensor]], None]:
     """Makes the function that applies gradients to variables, as `optimizer.apply` would.
 
     Plain SGD, Adam and AdamW run torch's fused kernels, in place on the Keras optimizer's own variables: a pass over
@@ -18,19 +18,18 @@ def updater(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Call
     Args:
         optimizer: A built optimizer.
         variables: The trained variables, in the order of the gradients to come.
+        around: What a subclass does around the step of its base class, see `accelerate`.
     """
     make = next((make for kind, make in FUSED.items() if isinstance(optimizer, kind)), None)
-    if make is None or not _is_plain(optimizer, variables):
+    if make is None or not _is_plain(optimizer, variables, bool(around)):
         return lambda gradients: optimizer.apply(gradients, variables)
     update = make(optimizer, variables)
-    if isinstance(optimizer, Centred) and optimizer.centre:
-        return lambda gradients: optimizer.centred(update, gradients, variables)
-    return update
+    return (lambda gradients: around(update, gradients, variables)) if around else update
 
 
-def _is_plain(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> bool:
+def _is_plain(optimizer: keras.Optimizer, variables: list[keras.Variable], known: bool) -> bool:
     return (
-        (isinstance(optimizer, Centred) or type(optimizer).__module__.startswith("keras.src."))
+        (known or type(optimizer).__module__.startswith("keras.src."))
         and not (optimizer.use_ema or optimizer.gradient_accumulation_steps or optimizer.loss_scale_factor)
         and all(v.dtype in ("float32", "float64") and not v.overwrite_with_gradient for v in variables)
         and not any(v.constraint for v in variables)

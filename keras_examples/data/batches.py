@@ -11,29 +11,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples.training import processes as distributed
-
 AHEAD = 2**21  # bytes of images gathered at once; for one small batch the call takes longer than the copying
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of `num_samples` samples, shuffled anew each epoch if there is a seed.
+    """Batches of `num_samples` samples, the last perhaps smaller, shuffled anew each epoch if there is a seed.
 
-    Args:
-        num_samples: Number of samples, at least 1.
-        batch_size: Samples in a batch, at least 1; the last batch may be smaller.
-        seed: Seed of everything drawn at random, or None for the given order.
+    `rank` of `size` processes gets its share of every batch, which can be empty.
     """
+
+    rank, size = 0, 1
 
     def __init__(self, num_samples: int, batch_size: int, seed: int | None):
         super().__init__()
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draws the order, and what else is drawn, of an epoch numbered from 0."""
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Draws the order, and what else is drawn, of an epoch numbered from 0; `first` batches of it are left out."""
+        self.first = first
         if self.seed is None:
             self.order = _on_device(np.arange(self.num_samples))
         else:
@@ -42,14 +38,14 @@ class Batches(keras.utils.PyDataset):
     def draw(self, generator: np.random.Generator) -> None:
         self.order = _on_device(generator.permutation(self.num_samples))
 
-    def part(self, index: int) -> slice:
-        """This process's share of a batch; of a last one it can be empty."""
-        start = index * self.batch_size
+    def share(self, index: int) -> slice:
+        """This process's share of a batch, as places in the order."""
+        start = (self.first + index) * self.batch_size
         count = min(self.batch_size, self.num_samples - start)
-        return slice(*(start + count * place // distributed.size for place in (distributed.rank, distributed.rank + 1)))
+        return slice(*(start + count * place // self.size for place in (self.rank, self.rank + 1)))
 
     def __len__(self) -> int:
-        return math.ceil(self.num_samples / self.batch_size)
+        return math.ceil(self.num_samples / self.batch_size) - self.first
 
 
 class ImageBatches(Batches):
@@ -75,16 +71,14 @@ class ImageBatches(Batches):
     ):
         self.x = _on_device(x)
         self.y = None if y is None else _on_device(y.astype(np.int64))  # int64 is what torch's loss wants, every step
-        self.shift = shift
-        self.flip = flip
-        self.rows = _on_device(np.arange(x.shape[1]))
-        self.columns = _on_device(np.arange(x.shape[2]))
+        self.shift, self.flip = shift, flip
+        self.rows, self.columns = (_on_device(np.arange(side)) for side in x.shape[1:3])
         self.ahead = AHEAD // x[0].nbytes // batch_size * batch_size
         super().__init__(len(x), batch_size, seed)
 
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.held = slice(0, 0)  # positions in the order whose images and labels are gathered
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        super().set_epoch(epoch, first)
+        self.held = slice(0, 0)  # places in the order whose images and labels are gathered
 
     def draw(self, generator: np.random.Generator) -> None:
         super().draw(generator)
@@ -92,26 +86,26 @@ class ImageBatches(Batches):
         self.mirrored = _on_device(generator.integers(0, int(self.flip), (self.num_samples, 1), endpoint=True))
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        part = self.part(index)
+        share = self.share(index)
         augmented = self.seed is not None and (self.shift or self.flip)
-        x, y = self.augmented(part) if augmented else self.gathered(part)
+        x, y = self.augmented(share) if augmented else self.gathered(share)
         return (x, x / np.float32(255)) if self.y is None else (x, y)
 
-    def gathered(self, part: slice) -> tuple[Any, Any]:
-        if not self.held.start <= part.start <= part.stop <= self.held.stop:
-            self.held = slice(part.start, max(part.stop, part.start + self.ahead))
+    def gathered(self, share: slice) -> tuple[Any, Any]:
+        if not self.held.start <= share.start <= share.stop <= self.held.stop:
+            self.held = slice(share.start, max(share.stop, share.start + self.ahead))
             chosen = self.order[self.held]
             self.x_held = _rows(self.x, chosen)
             self.y_held = None if self.y is None else _rows(self.y, chosen)
-        here = slice(part.start - self.held.start, part.stop - self.held.start)
+        here = slice(share.start - self.held.start, share.stop - self.held.start)
         return self.x_held[here], None if self.y_held is None else self.y_held[here]
 
-    def augmented(self, part: slice) -> tuple[Any, Any]:
-        chosen = self.order[part]
+    def augmented(self, share: slice) -> tuple[Any, Any]:
+        chosen = self.order[share]
         last_row, last_column = len(self.rows) - 1, len(self.columns) - 1
-        rows = (self.rows + self.offsets[0, part]).clip(0, last_row)  # (batch, height)
-        columns = (self.columns + self.offsets[1, part]).clip(0, last_column)  # (batch, width)
-        columns = columns + self.mirrored[part] * (last_column - 2 * columns)
+        rows = (self.rows + self.offsets[0, share]).clip(0, last_row)  # (batch, height)
+        columns = (self.columns + self.offsets[1, share]).clip(0, last_column)  # (batch, width)
+        columns = columns + self.mirrored[share] * (last_column - 2 * columns)
         x = self.x[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         return x, None if self.y is None else _rows(self.y, chosen)
 
@@ -124,7 +118,7 @@ class TextBatches(Batches):
 
     Args:
         ids: Character ids of the whole text, `(N,)` int32, N > `sequence_length`.
-        sequence_length: Characters in a window, T.
+        sequence_length: Characters in a window, T; a batch is two arrays `(batch, T)`.
         batch_size: Windows in a batch, at least 1.
         seed: Seed of the phase and the shuffle, or None for phase 0 and the text's order.
     """
@@ -143,7 +137,7 @@ class TextBatches(Batches):
         self.phase = int(generator.integers(min(slack + 1, self.sequence_length)))
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        starts = self.phase + self.order[self.part(index)] * self.sequence_length
+        starts = self.phase + self.order[self.share(index)] * self.sequence_length
         windows = self.ids[starts[:, None] + self.window]  # (batch, T + 1)
         return windows[:, :-1], windows[:, 1:]
 

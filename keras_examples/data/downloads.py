@@ -1,4 +1,4 @@
-"""Download a file from the first mirror that delivers it, checked and whole."""
+"""Downloads a file from the first mirror that delivers it, checked and whole."""
 
 import hashlib
 import http.client
@@ -32,28 +32,18 @@ class _MirrorFailed(Exception):
 
 
 def download(mirrors: Sequence[str], target: str | Path, sha256: str, size: int) -> Path:
-    """Download one file, trying the mirrors in turn, with progress on standard error.
-
-    Args:
-        mirrors: URLs of the same file.
-        target: where it goes. Nothing is written there unless size and hash are right.
-        sha256: of the file, in hexadecimal.
-        size: of the file, in bytes.
-
-    Returns:
-        `target`.
+    """Downloads one file of `size` bytes, trying the URLs in turn, with progress on standard error.
 
     Raises:
-        DownloadError: names each mirror and what failed there; after about 1.5 s if no name could be looked up.
-        OSError: the file could not be written.
+        DownloadError: Names each mirror and what failed there; after about 1.5 s if no name could be looked up.
+        OSError: The file could not be written. Nothing is, unless size and hash are right.
     """
-    target = Path(target)
-    deadline = time.monotonic() + LOOKUP_SECONDS
+    target, deadline = Path(target), time.monotonic() + LOOKUP_SECONDS
     lookups = [_in_thread(_look_up, url) for url in mirrors]
     failures = []
-    for url, lookup in zip(mirrors, lookups, strict=True):
+    for url, lookup in zip(mirrors, lookups):
         try:
-            _finish(lookup, max(0.0, deadline - time.monotonic()))
+            _result(lookup, max(0.0, deadline - time.monotonic()))
             _transfer(url, target, sha256, size)
             return target
         except _MirrorFailed as failure:
@@ -67,20 +57,18 @@ def download(mirrors: Sequence[str], target: str | Path, sha256: str, size: int)
 def _look_up(url: str) -> None:
     parts = urlsplit(url)
     host = parts.hostname or ""
-    # Behind a proxy it is the proxy that knows the names.
-    if parts.scheme not in getproxies() or proxy_bypass(host):
+    if parts.scheme not in getproxies() or proxy_bypass(host):  # else it is the proxy that knows the names
         socket.getaddrinfo(host, None)
 
 
 def _transfer(url: str, target: Path, sha256: str, size: int) -> None:
-    digest = hashlib.sha256()
-    received = 0
+    digest, received = hashlib.sha256(), 0
     label = f"Downloading {target.name} ({size / 1e6:,.1f} MB)"
     # In a thread, because the timeout of a socket is for each of the host's addresses in turn.
-    opening = _in_thread(urlopen, url, timeout=TIMEOUT_SECONDS)
-    with _finish(opening, TIMEOUT_SECONDS) as response, whole_file(target) as partial, partial.open("wb") as file:
+    response = _result(_in_thread(urlopen, url, timeout=TIMEOUT_SECONDS), TIMEOUT_SECONDS)
+    with response, whole_file(target) as partial, partial.open("wb") as file:
         with click.progressbar(length=size, label=label, width=0, file=sys.stderr) as bar:
-            while True:
+            while received <= size:
                 try:
                     chunk = response.read(CHUNK_BYTES)
                 except (OSError, http.client.HTTPException) as error:
@@ -88,19 +76,21 @@ def _transfer(url: str, target: Path, sha256: str, size: int) -> None:
                 if not chunk:
                     break
                 received += len(chunk)
-                if received > size:
-                    raise _MirrorFailed(f"more than the expected {size:,} bytes")
                 digest.update(chunk)
                 file.write(chunk)
                 bar.update(len(chunk))
-        if received < size:
-            raise _MirrorFailed(f"ended after {received:,} of {size:,} bytes")
+        if received != size:
+            raise _MirrorFailed(
+                f"more than the expected {size:,} bytes"
+                if received > size
+                else f"ended after {received:,} of {size:,} bytes"
+            )
         if digest.hexdigest() != sha256:
             raise _MirrorFailed(f"wrong SHA-256 {digest.hexdigest()}, expected {sha256}")
 
 
 def _in_thread(function: Callable[..., Any], *arguments: Any, **options: Any) -> Future:
-    """Call in a daemon thread: a name lookup cannot be cancelled, and an executor would wait for it at exit."""
+    """Calls in a daemon thread: a name lookup cannot be cancelled, and an executor would wait for it at exit."""
     future: Future = Future()
 
     def call() -> None:
@@ -113,7 +103,7 @@ def _in_thread(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     return future
 
 
-def _finish(future: Future, seconds: float) -> Any:
+def _result(future: Future, seconds: float) -> Any:
     try:
         return future.result(seconds)
     except (OSError, http.client.HTTPException) as error:

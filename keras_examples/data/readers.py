@@ -1,4 +1,4 @@
-"""Idx files, CIFAR-10 records and text into memory, or one line about what is wrong with them."""
+"""Idx files, CIFAR-10 records and text into memory, or one line (ValueError) about what is wrong with them."""
 
 import gzip
 import math
@@ -18,25 +18,24 @@ CIFAR10_FILES = tuple(
 )
 CIFAR10_RECORDS = 10_000  # in each file
 IDX_LIMIT = 1 << 31  # bytes: no image set in idx form comes near it
+GZIP = b"\x1f\x8b"  # how such a file begins
 BLOCK = 1 << 20  # bytes read at a time
 
 
-def read_idx(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one split of MNIST, or of a set in its form, plain or (by extension) gzip.
+def read_mnist(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Reads MNIST, or a set in its form: training images and labels, test images and labels, plain or gzipped.
 
-    Returns:
-        x: `(N, 28, 28)` uint8 in 0–255.
-        y: `(N,)` int32 in 0–9.
-
-    Raises:
-        ValueError: the files are damaged, do not belong together, or hold something else.
+    Returns `x_train` `(N, 28, 28)` uint8 in 0–255, `y_train` `(N,)` int32 in 0–9, `x_test` and `y_test`.
     """
-    remedy = "Replace it, or delete it and run the command `datasets fetch mnist`"
-    with _reading(images, remedy) as stream:
+    return *_read_split(*files[:2]), *_read_split(*files[2:])
+
+
+def _read_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    with _reading(images) as stream:
         x = _read_array(stream, 3)
         if x.shape[1:] != (28, 28):
             raise ValueError(f"the images are {x.shape[1]}×{x.shape[2]} pixels, not 28×28")
-    with _reading(labels, remedy) as stream:
+    with _reading(labels) as stream:
         y = _read_array(stream, 1)
         if len(y) != len(x):
             raise ValueError(f"it has {len(y):,} labels for the {len(x):,} images in {images.name}")
@@ -44,25 +43,15 @@ def read_idx(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     return x, y.astype(np.int32)
 
 
-def read_cifar10(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the binary version of CIFAR-10.
+def read_cifar10(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Reads the binary version of CIFAR-10: the six of `CIFAR10_FILES`, or the archive alone.
 
-    Args:
-        files: the six of `CIFAR10_FILES`, or the archive alone. Of that, members are read by exact name as streams;
-            nothing is extracted.
-
-    Returns:
-        x: `(60_000, 32, 32, 3)` uint8 in 0–255, the 10,000 test images last.
-        y: `(60_000,)` int32 in 0–9.
-
-    Raises:
-        ValueError: a file or member is damaged or, in the archive, missing.
+    Of an archive, members are read by name as streams; nothing is extracted. Returns `x_train` `(50_000, 32, 32, 3)`
+    uint8 in 0–255, `y_train` `(50_000,)` int32 in 0–9, and 10,000 of each to test.
     """
-    remedy = "Replace it, or delete it and run the command `datasets fetch cifar10`"
     x = np.empty((len(CIFAR10_FILES), CIFAR10_RECORDS, 32, 32, 3), np.uint8)
     y = np.empty((len(CIFAR10_FILES), CIFAR10_RECORDS), np.int32)
-    # A record is the label, then a plane each of red, green and blue.
-    records = np.empty((CIFAR10_RECORDS, 1 + 3 * 32 * 32), np.uint8)
+    records = np.empty((CIFAR10_RECORDS, 1 + 3 * 32 * 32), np.uint8)  # the label, then planes of red, green and blue
 
     def take(stream: BufferedIOBase, index: int) -> None:
         _fill(records, stream)
@@ -74,33 +63,30 @@ def read_cifar10(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
     if len(files) == len(CIFAR10_FILES):
         for index, path in enumerate(files):
-            with _reading(path, remedy) as stream:
+            with _reading(path) as stream:
                 take(stream, index)
     else:
         wanted = {name: index for index, name in enumerate(CIFAR10_FILES)}
-        with _reading(files[0], remedy) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with _reading(files[0]) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                if member.name not in wanted:
+                name = member.name.removeprefix("./")
+                if name not in wanted:
                     continue
                 if not member.isreg():
-                    raise ValueError(f"{member.name} is a link or a folder")
+                    raise ValueError(f"{name} is a link or a folder")
                 try:
-                    take(cast(BufferedIOBase, archive.extractfile(member)), wanted.pop(member.name))
+                    take(cast(BufferedIOBase, archive.extractfile(member)), wanted.pop(name))
                 except ValueError as error:
-                    raise ValueError(f"{member.name}: {error}") from error
+                    raise ValueError(f"{name}: {error}") from error
             if wanted:
                 raise ValueError(f"it lacks {', '.join(wanted)}")
             stream.read(BLOCK)  # as far as the checksum at the end
-    return x.reshape(-1, 32, 32, 3), y.reshape(-1)
+    images, labels, split = x.reshape(-1, 32, 32, 3), y.reshape(-1), 5 * CIFAR10_RECORDS
+    return images[:split], labels[:split], images[split:], labels[split:]
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, line ends as they are.
-
-    Raises:
-        ValueError: it is empty or not UTF-8.
-        OSError: there is no such file.
-    """
+    """Reads a UTF-8 file, its line ends as they are, without a byte order mark. Raises OSError if there is none."""
     remedy = "Give a UTF-8 text file"
     if path.is_dir():
         raise IsADirectoryError(f"{path.name} is a folder. Received: path={str(path)!r}. {remedy}.")
@@ -108,7 +94,7 @@ def read_text(path: Path) -> str:
         raise FileNotFoundError(f"{path.name} does not exist. Received: path={str(path)!r}. {remedy}.")
     with _reading(path, remedy) as stream:
         try:
-            text = stream.read().decode("utf-8")
+            text = stream.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 at byte {error.start:,} ({error.reason})") from error
         if not text:
@@ -117,10 +103,12 @@ def read_text(path: Path) -> str:
 
 
 @contextmanager
-def _reading(path: Path, remedy: str) -> Iterator[BufferedIOBase]:
-    """Open a file, gzip or not, and put what turns out to be wrong with its content into one line."""
+def _reading(path: Path, remedy: str = "Replace it") -> Iterator[BufferedIOBase]:
+    """Opens a file, gzipped or not whatever it is called, and says in one line what is wrong with its content."""
+    with path.open("rb") as stream:
+        packed = stream.read(2) == GZIP
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with gzip.open(path) if packed else path.open("rb") as stream:
             yield stream
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
         raise ValueError(f"Cannot use {path.name}: {error}. Received: path={str(path)!r}. {remedy}.") from error
@@ -141,9 +129,8 @@ def _read_array(stream: BufferedIOBase, dimensions: int) -> np.ndarray:
 
 
 def _fill(array: np.ndarray, stream: BufferedIOBase) -> None:
-    """Read as many bytes as the array has, into it; the stream must end there."""
-    view = array.reshape(-1).data
-    filled = 0
+    """Reads as many bytes as the array has, into it; the stream must end there."""
+    view, filled = array.reshape(-1).data, 0
     while filled < len(view):
         count = stream.readinto(view[filled : filled + BLOCK])
         if not count:

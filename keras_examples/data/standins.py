@@ -13,22 +13,13 @@ Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def synthetic_digits(num_train: int = 10_000, num_test: int = 2_000, seed: int = 0) -> Split:
-    """Draw digits in Pillow's own font, light on dark, under affine warps, in several weights, with noise.
+    """Draws digits in Pillow's own font, light on dark, under affine warps, in several weights, with noise.
 
-    Args:
-        num_train: training images.
-        num_test: test images.
-        seed: of every random choice.
-
-    Returns:
-        x_train: `(num_train, 28, 28)` uint8 in 0–255.
-        y_train: `(num_train,)` int32 in 0–9.
-        x_test, y_test: the same for `num_test`.
+    Returns `x_train` `(num_train, 28, 28)` uint8 in 0–255, `y_train` `(num_train,)` int32 in 0–9, `x_test`, `y_test`.
     """
     generator = np.random.default_rng(seed)
     y = generator.integers(10, size=num_train + num_test, dtype=np.int32)
-    strokes = range(0, 8, 2)
-    x = _warped([[_digit(str(digit), stroke) for stroke in strokes] for digit in range(10)], y, 28, generator)
+    x = _warped([[_digit(str(digit), stroke) for stroke in range(0, 8, 2)] for digit in range(10)], y, 28, generator)
     for block in _blocks(len(y)):
         brightness = generator.uniform(0.6, 1.0, (len(x[block]), 1, 1)).astype(np.float32)
         noise = generator.standard_normal(x[block].shape, np.float32)
@@ -37,17 +28,9 @@ def synthetic_digits(num_train: int = 10_000, num_test: int = 2_000, seed: int =
 
 
 def synthetic_shapes(num_train: int = 10_000, num_test: int = 2_000, seed: int = 0) -> Split:
-    """Draw `SHAPES` in random colours on shaded backgrounds, under affine warps, with noise.
+    """Draws `SHAPES` in random colours on shaded backgrounds, under affine warps, with noise.
 
-    Args:
-        num_train: training images.
-        num_test: test images.
-        seed: of every random choice.
-
-    Returns:
-        x_train: `(num_train, 32, 32, 3)` uint8 in 0–255.
-        y_train: `(num_train,)` int32, indices into `SHAPES`.
-        x_test, y_test: the same for `num_test`.
+    Returns as `synthetic_digits` does, images `(N, 32, 32, 3)`.
     """
     generator = np.random.default_rng(seed)
     y = generator.integers(10, size=num_train + num_test, dtype=np.int32)
@@ -58,8 +41,7 @@ def synthetic_shapes(num_train: int = 10_000, num_test: int = 2_000, seed: int =
         count = len(y[block])
         paper, contrast, across, down = generator.random((4, count, 1, 1, 3), np.float32)
         paper = 256 * paper
-        # At least 80 of 255 away in each channel, so that every shape shows.
-        ink = (paper + 80 + 96 * contrast) % 256
+        ink = (paper + 80 + 96 * contrast) % 256  # at least 80 of 255 away in each channel, so that every shape shows
         shading = 80 * (across - 0.5) * ramp + 80 * (down - 0.5) * ramp[:, None]
         noise = generator.standard_normal((count, 32, 32, 3), np.float32)
         alpha = masks[block, ..., None] / np.float32(255)
@@ -68,7 +50,7 @@ def synthetic_shapes(num_train: int = 10_000, num_test: int = 2_000, seed: int =
 
 
 def synthetic_text() -> str:
-    """Return Python's own help topics, about 450,000 characters of English; which ones depends on the interpreter."""
+    """Python's own help topics, about 450,000 characters of English; which ones depends on the interpreter."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics))
@@ -88,7 +70,7 @@ def _digit(text: str, stroke: int) -> Image.Image:
 
 
 def _shapes() -> list[Image.Image]:
-    """Fill one outline for each of `SHAPES` and cut out a second where there is one."""
+    """Fills one outline for each of `SHAPES` and cuts out a second where there is one."""
     # Corners (x, y) with x to the right and y down, the outlines about 1 from the middle.
     turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     circle = np.stack([np.sin(turn), -np.cos(turn)], axis=1)
@@ -99,22 +81,13 @@ def _shapes() -> list[Image.Image]:
     arrow = [(0, -1.1), (0.9, 0), (0.35, 0), (0.35, 1), (-0.35, 1), (-0.35, 0), (-0.9, 0)]
     lobes = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
     heart = np.stack([np.sin(turn) ** 3, -lobes / 16], axis=1)
-    outlines: list[Sequence] = [
-        (circle,),
-        (circle, 0.6 * circle),
-        (circle, 0.85 * circle + (0.5, 0)),
-        (square,),
-        (square, 0.6 * square),
-        (1.1 * circle[::20],),
-        (star,),
-        (cross,),
-        (arrow,),
-        (heart,),
-    ]
+    round_ones = [(circle,), (circle, 0.6 * circle), (circle, 0.85 * circle + (0.5, 0))]
+    outlines: list[Sequence] = [*round_ones, (square,), (square, 0.6 * square), (1.1 * circle[::20],)]
+    outlines += [(star,), (cross,), (arrow,), (heart,)]
     images = []
     for polygons in outlines:
         image = Image.new("L", (CANVAS, CANVAS))
-        for polygon, ink in zip(polygons, (255, 0), strict=False):
+        for polygon, ink in zip(polygons, (255, 0)):
             corners = CANVAS * (0.5 + 0.36 * np.asarray(polygon))
             ImageDraw.Draw(image).polygon([tuple(corner) for corner in corners], fill=ink)
         images.append(image)
@@ -122,7 +95,7 @@ def _shapes() -> list[Image.Image]:
 
 
 def _warped(drawings: list[list[Image.Image]], y: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Show, for each label, one of its class's drawings rotated, sheared, scaled and shifted: `(N, size, size)`."""
+    """Shows, for each label, one of its class's drawings rotated, sheared, scaled and shifted: `(N, size, size)`."""
     # Twice the size of the result: bilinear sampling of anything larger would skip pixels.
     small = [[image.resize((2 * size, 2 * size), Image.Resampling.BOX) for image in images] for images in drawings]
     count = len(y)
@@ -133,8 +106,7 @@ def _warped(drawings: list[list[Image.Image]], y: np.ndarray, size: int, generat
     cosine, sine = np.cos(angle), np.sin(angle)
     # Pillow maps each pixel of the result back onto the drawing: rotate, shear, then divide by the scale.
     matrix = np.array([[cosine + shear * sine, shear * cosine - sine], [sine, cosine]]) * 2 / scale[:, None]
-    middle = size / 2
-    offset = size - (matrix * (middle + shift)).sum(axis=1)
+    offset = size - (matrix * (size / 2 + shift)).sum(axis=1)
     rows = np.concatenate([matrix, offset[:, None]], axis=1).reshape(6, count).T.tolist()
     x = np.empty((count, size, size), np.uint8)
     for i in range(count):

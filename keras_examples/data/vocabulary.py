@@ -13,7 +13,7 @@ class Vocabulary:
         characters: Distinct characters by rising code point, at least one.
 
     Raises:
-        ValueError: characters missing, repeated or out of order.
+        ValueError: Characters missing, repeated or out of order.
     """
 
     characters: str
@@ -34,17 +34,7 @@ class Vocabulary:
         return len(self.characters)
 
     def encode(self, text: str) -> np.ndarray:
-        """Turns characters into ids.
-
-        Args:
-            text: Any length, of characters in the vocabulary.
-
-        Returns:
-            Ids `(len(text),)` int32, 0 ≤ id < `len(self)`.
-
-        Raises:
-            ValueError: a character is not in the vocabulary; the first one is named.
-        """
+        """Turns N characters into ids `(N,)` int32, 0 ≤ id < `len(self)`. Raises ValueError at one it does not know."""
         known, codes = _codes(self.characters), _codes(text)
         # One entry more than the last character's, for whatever lies beyond it.
         table = np.full(int(known[-1]) + 2, -1, np.int32)

@@ -1,4 +1,8 @@
-"""Every picture that the project draws."""
+"""Every picture that the project draws.
+
+Images are `(N, height, width)` grey or `(N, height, width, 3)`, uint8 0–255; reconstructions have that shape, float32,
+about 0–1; `y` and `predicted` are classes, `(N,)`. What writes a file raises OSError if it cannot.
+"""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -21,24 +25,11 @@ QUADRANTS = " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█"  # bits 1, 2, 4, 8:
 def save_predictions(
     path: str | Path, x: np.ndarray, y: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], title: str
 ) -> None:
-    """Draws images in a grid, the true class over each, and the predicted one where it differs.
-
-    Args:
-        path: PNG file to write.
-        x: Images, `(N, height, width)` grey or `(N, height, width, 3)`, uint8.
-        y: True classes, `(N,)`.
-        predicted: Predicted classes, `(N,)`.
-        class_names: Name of each class.
-        title: Title of the picture.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Draws images in a grid, the true class over each, and the predicted one where it differs."""
     columns = min(len(x), 10)
     rows = -(-len(x) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.3 * columns + 0.4, 1.7 * rows + 0.6), squeeze=False, layout="constrained"
-    )
+    size = (1.3 * columns + 0.4, 1.7 * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     _predictions(axes, x, y, predicted, class_names)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
@@ -56,17 +47,7 @@ def _predictions(
 
 
 def save_reconstructions(path: str | Path, x: np.ndarray, output: np.ndarray, title: str) -> None:
-    """Draws each image over its reconstruction, the mean squared error under each pair.
-
-    Args:
-        path: PNG file to write.
-        x: Images, `(N, height, width, 3)` uint8.
-        output: Reconstructions of the same shape, float32, about 0–1.
-        title: Title of the picture.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Draws each image over its reconstruction, the mean squared error under each pair."""
     figure, axes = plt.subplots(2, len(x), figsize=(1.4 * len(x) + 0.4, 3.6), squeeze=False, layout="constrained")
     _pairs(axes, x, output)
     figure.suptitle(title, fontsize=11)
@@ -91,17 +72,9 @@ def save_run(
     curves: Mapping[str, str],
     draw: Callable[[FigureBase], None],
 ) -> None:
-    """Draws a run: its curves, training against validation, and beside them what the model makes of its data.
+    """Draws a run: figures of its history, training against validation, and beside them what `draw` draws.
 
-    Args:
-        path: PNG file to write.
-        title: Title of the picture.
-        history: Figures of each epoch.
-        curves: What to call those that are drawn, by their names in the history.
-        draw: Draws what belongs beside the curves.
-
-    Raises:
-        OSError: the file cannot be written.
+    `curves` says which figures, by their names in the history, and what to call them.
     """
     figure = plt.figure(figsize=(14, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2), wspace=0.03, squeeze=False).flat
@@ -129,23 +102,16 @@ def draw_mistakes(
     class_names: Sequence[str],
     filters: np.ndarray | None,
 ) -> None:
-    """Draws the confusion matrix, the worst mistakes, and filters.
+    """Draws the confusion matrix, the worst mistakes by the probabilities `(N, classes)`, and filters.
 
-    Args:
-        figure: Where to draw.
-        x: Images as `save_predictions` takes them.
-        y: True classes, `(N,)`.
-        probabilities: `(N, classes)`, 0–1.
-        confusion: Counts, `(classes, classes)`: a row for each true class, a column for each predicted one.
-        class_names: Name of each class.
-        filters: `(height, width, channels, filters)`, or None.
+    The matrix has a row for each true class, a column for each predicted one; filters are `(height, width, channels,
+    filters)`, or None.
     """
     above = figure
     if filters is not None:
         above, below = figure.subfigures(2, 1, height_ratios=(4, 1), squeeze=False).flat
         _filters(below, filters)
     left, right = above.subfigures(1, 2, width_ratios=(1.1, 1), squeeze=False).flat
-    predicted = probabilities.argmax(axis=1)
     axis = left.subplots()
     axis.imshow(np.sqrt(confusion), cmap="Blues")  # so that rare mistakes show
     places, long = range(len(class_names)), max(map(len, class_names)) > 2
@@ -155,6 +121,7 @@ def draw_mistakes(
     for (row, column), count in np.ndenumerate(confusion):
         dark = confusion[row, column] > confusion.max() / 4
         axis.text(column, row, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    predicted = probabilities.argmax(axis=1)
     worst = np.argsort(np.where(predicted == y, 1, probabilities[np.arange(len(y)), y]))[:12]
     worst = worst[predicted[worst] != y[worst]]
     right.suptitle("Worst mistakes", fontsize=11)
@@ -172,7 +139,7 @@ def _filters(figure: FigureBase, filters: np.ndarray) -> None:
 
 
 def draw_pairs(figure: FigureBase, x: np.ndarray, output: np.ndarray) -> None:
-    """Draws images over their reconstructions, as `save_reconstructions` takes them."""
+    """Draws images over their reconstructions, in two rows."""
     figure.suptitle("Test images over their reconstructions", fontsize=11)
     half = len(x) // 2
     for row, part in zip(figure.subfigures(2, 1, squeeze=False).flat, (slice(half), slice(half, None))):
@@ -187,32 +154,14 @@ def draw_text(figure: FigureBase, text: str) -> None:
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:
-    """Writes one image as it is, a pixel a pixel.
-
-    Args:
-        path: PNG file to write.
-        image: `(height, width, 3)`, uint8, or float32 in about 0–1.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Writes one image `(height, width, 3)`, uint8, or float32 in about 0–1, a pixel a pixel."""
     pixels = image if image.dtype == np.uint8 else (image.clip(0, 1) * 255).round().astype(np.uint8)
     with whole_file(path) as temporary:
         plt.imsave(temporary, pixels, format="png")
 
 
 def blocks(x: np.ndarray, y: np.ndarray, predicted: np.ndarray, columns: int = 5) -> str:
-    """Draws grey images with block characters, four pixels in each, and the class read under each.
-
-    Args:
-        x: Images, `(N, height, width)` uint8, height and width even.
-        y: True classes, `(N,)`.
-        predicted: Predicted classes, `(N,)`.
-        columns: Images side by side.
-
-    Returns:
-        Lines of text.
-    """
+    """Grey images of even sides in block characters, four pixels in each, and the class read under each."""
     ink = (x > 96).astype(int)
     codes = ink[:, ::2, ::2] + 2 * ink[:, ::2, 1::2] + 4 * ink[:, 1::2, ::2] + 8 * ink[:, 1::2, 1::2]
     lines = []

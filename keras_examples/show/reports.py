@@ -1,18 +1,11 @@
-"""What the command line tells a person about a run."""
+"""What the command line tells a person about a run, from the reports of `training`."""
 
 import os
 import statistics
 import sys
 from typing import Any
 
-# What the programs that the architectures come from reach.
-SOURCES = {
-    "mnist-linear": "91.5–92 %",
-    "mnist-mlp": "96–97 %",
-    "mnist-cnn": "99.0–99.1 %",
-    "cifar-dense": "41 %",
-    "cifar-cnn": "67 %",
-}
+from keras_examples.examples import EXAMPLES
 
 
 def has_progress_bar() -> bool:
@@ -26,13 +19,12 @@ def fitted(report: dict[str, Any]) -> str:
         done = f"interrupted after {report['epochs']} epochs and {report['seconds']:.1f} s"
         checkpoint = report["checkpoint"]
         return f"{done}: the same command with --resume goes on from {checkpoint}" if checkpoint else done
-    figures = ", ".join(_figures(report))
     weights = f"weights in {report['weights']}" if report["weights"] else "no weights saved"
     weights += f", picture in {report['plot']}" if report["plot"] else ""
     early = " (stopped early)" if report["stopped_early"] else ""
     best = f", weights of epoch {report['best_epoch']}" if report["best_epoch"] != report["epochs"] else ""
     return (
-        f"{report['example']} ({report['data']} data, {report['device']}): test {figures}{best}; "
+        f"{report['example']} ({report['data']} data, {report['device']}): test {', '.join(_figures(report))}{best}; "
         f"{report['epochs']} epochs{early} in {report['seconds']:.1f} s, "
         f"{report['samples_per_second']:,.0f} samples/s; {weights}"
     )
@@ -55,51 +47,16 @@ def evaluated(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def classified(report: dict[str, Any]) -> str:
-    """Predictions for a few test images, those that were wrong named."""
-    names = report["classes"]
-    pairs = list(zip(report["labels"], report["predicted"]))
-    wrong = [f"{names[true]} read as {names[guess]}" for true, guess in pairs if true != guess]
-    lines = [report["text"]] if report["text"] else []
-    lines += [
-        f"{report['example']} ({report['data']} data), weights {report['weights']}: "
-        f"{len(pairs) - len(wrong)} of {len(pairs)} right{': ' if wrong else ''}{', '.join(wrong)}",
-        f"picture in {report['picture']}",
-    ]
-    return "\n".join(lines)
-
-
-def probabilities(report: dict[str, Any]) -> str:
-    """The probability of each class for one picture, with bars."""
-    width = max(map(len, report["probabilities"]))
-    lines = [f"{report['example']} (trained on {report['data']} data), weights {report['weights']}"]
-    for name, value in report["probabilities"].items():
-        lines.append(f"{name.rjust(width)} {value:7.2%} {'█' * round(40 * value)}")
-    return "\n".join(lines)
-
-
-def reconstructed(report: dict[str, Any]) -> str:
-    """The error of a few reconstructions."""
-    errors = " ".join(f"{error:.4f}" for error in report["errors"])
-    return (
-        f"{report['example']} ({report['data']} data), weights {report['weights']}: mean squared errors {errors}\n"
-        f"picture in {report['picture']}, with each input and output beside it"
-    )
-
-
 def result(report: dict[str, Any], seeds: list[dict[str, Any]]) -> str:
     """A row of the table of results: the figure measured now, that of several seeds, and the source's."""
     measured, _ = figures_of_seeds([report] * 2)
-    source = f"the source {SOURCES[report['example']]}" if report["example"] in SOURCES else ""
+    reached = EXAMPLES[report["example"]].source_reaches
+    source = f"the source {reached}" if reached else ""
     return f"{report['example']:12}  test {measured}  {figures_of_seeds(seeds)[1]}  {source}".rstrip()
 
 
 def figures_of_seeds(seeds: list[dict[str, Any]]) -> tuple[str, str]:
-    """The first seed's figure, and mean ± standard deviation of all.
-
-    Args:
-        seeds: `accuracy`, or None, and `loss` of runs from several seeds, at least 2.
-    """
+    """The first seed's figure, and mean ± standard deviation of all, at least two, by `accuracy` or else `loss`."""
     metric, form = ("loss", ".5f") if seeds[0]["accuracy"] is None else ("accuracy", ".2%")
     values = [figures[metric] for figures in seeds]
     spread = f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}} of {len(values)} seeds"
@@ -114,9 +71,6 @@ def _figures(report: dict[str, Any]) -> list[str]:
             f"PSNR {report['psnr']:.2f} dB",
             f"correlation red {red:.4f}, green {green:.4f}, blue {blue:.4f}",
         ]
-    figures = [f"loss {report['loss']:.4f}"]
     if "bits" in report:
-        figures = [f"loss {report['loss']:.4f} nats a character", f"{report['bits']:.4f} bits a character"]
-    if report["accuracy"] is not None:
-        figures.append(f"accuracy {report['accuracy']:.2%}")
-    return figures
+        return [f"loss {report['loss']:.4f} nats a character", f"{report['bits']:.4f} bits a character"]
+    return [f"loss {report['loss']:.4f}", f"accuracy {report['accuracy']:.2%}"]

@@ -1,5 +1,11 @@
-"""What trained weights make of a few images: predictions, reconstructions."""
+"""What trained weights make of a few images or of a prompt: printed, drawn, and returned as a report.
 
+Arguments are those of the command line: `path` is a weights file, `shipped` or None, see `weights.find`; `data` and
+`data_dir` see `data.load`. All raise ValueError for weights of another architecture, and OSError where there are none
+or a picture cannot be written.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,86 +13,102 @@ import keras
 import numpy as np
 
 from keras_examples import weights
-from keras_examples.recipes import RECIPES
+from keras_examples.data import load
+from keras_examples.examples import EXAMPLES
 from keras_examples.show import plots
 from keras_examples.show.images import read_digit, read_photo
+from keras_examples.show.text import generate
+
+Echo = Callable[..., None]
 
 
 def classify(
-    example: str,
-    *,
-    count: int = 20,
-    seed: int | None = None,
-    data: str = "auto",
-    data_dir: str | Path = "datasets",
-    path: str | Path | None = None,
-    output_dir: str | Path = "samples",
+    example: str, *, echo: Echo = print, image: str | None = None, path: str | None = None, **choice: Any
 ) -> dict[str, Any]:
-    """Draws test images with true and predicted class, as a picture and, if they are grey, in block characters.
-
-    Args:
-        example: Example id of a classifier.
-        count: Number of images, at least 1.
-        seed: Seed of the choice of images, or None for the first ones.
-        data: `auto`, `real` or `synthetic`.
-        data_dir: Folder of the data files.
-        path: Weights file, or None for what was last trained on this data.
-        output_dir: Folder of the picture.
+    """Classifies test images, drawn with true and predicted class, or one picture of the user's.
 
     Returns:
-        `example`, `data`, `classes`, `labels` (true), `predicted`, `weights`, `picture` (path), `text` (blocks or '').
-
-    Raises:
-        ValueError: weights of another architecture.
-        OSError: no such weights, or the picture cannot be written.
+        `example`, `data`, `weights`; of test images also `classes`, `labels` (true), `predicted` and `picture` (path),
+        of a picture `probabilities` (by class name, 0–1).
     """
-    dataset, model, path = _load(example, data, data_dir, path)
-    chosen = _choose(len(dataset.x_test), count, seed)
-    x, y = dataset.x_test[chosen], dataset.y_test[chosen]
+    if image:
+        source = weights.find(example, path)
+        model, metadata = weights.restore(source, example)
+        shares = probabilities(model, metadata, image)
+        echo(f"{example} (trained on {metadata['data']} data), weights {source}")
+        for name, value in shares.items():
+            echo(f"{name.rjust(max(map(len, shares)))} {value:7.2%} {'█' * round(40 * value)}")
+        return {"example": example, "data": metadata["data"], "probabilities": shares, "weights": str(source)}
+    report, model, dataset, chosen, picture = _chosen(example, path, **choice)
+    x, y, names = dataset.x_test[chosen], dataset.y_test[chosen], dataset.class_names
     predicted = model.predict(x, verbose=0).argmax(axis=1)
-    picture = Path(output_dir) / f"{weights.label(example, dataset.source)}.png"
-    right = int((predicted == y).sum())
-    title = f"{example} on {dataset.name} ({dataset.source}): {right} of {len(y)} right"
-    plots.save_predictions(picture, x, y, predicted, dataset.class_names, title)
-    return {
-        "example": example,
-        "data": dataset.source,
-        "classes": dataset.class_names,
-        "labels": y.tolist(),
-        "predicted": predicted.tolist(),
-        "weights": str(path),
-        "picture": str(picture),
-        "text": plots.blocks(x, y, predicted) if x.ndim == 3 else "",
-    }
+    wrong = [f"{names[true]} read as {names[guess]}" for true, guess in zip(y, predicted) if true != guess]
+    right = f"{len(y) - len(wrong)} of {len(y)} right"
+    plots.save_predictions(picture, x, y, predicted, names, f"{example} on {dataset.name} ({dataset.source}): {right}")
+    if x.ndim == 3:
+        echo(plots.blocks(x, y, predicted))
+    mistakes = f": {', '.join(wrong)}" if wrong else ""
+    echo(f"{example} ({dataset.source} data), weights {report['weights']}: {right}{mistakes}")
+    echo(f"picture in {picture}")
+    return report | {"classes": names, "labels": y.tolist(), "predicted": predicted.tolist()}
 
 
-def classify_image(example: str, image: str | Path, path: str | Path | None = None) -> dict[str, Any]:
-    """Classifies one picture of the user's.
-
-    Args:
-        example: Example id of a classifier.
-        image: Image file, see `read_digit` and `read_photo`.
-        path: Weights file, or None for what was last trained, on real data if there are such weights.
+def reconstruct(example: str, *, echo: Echo = print, path: str | None = None, **choice: Any) -> dict[str, Any]:
+    """Draws test images over their reconstructions, and writes each as `input_<i>.png` and `output_<i>.png`.
 
     Returns:
-        `example`, `data` (that the weights were trained on), `probabilities` (by class name, 0–1), `weights`.
-
-    Raises:
-        ValueError: no image, or weights of another architecture.
-        OSError: no such file.
+        `example`, `data`, `errors` (mean squared error of each), `weights`, `picture` (path).
     """
-    path = weights.find(example, path)
-    model, metadata = weights.restore(path, example)
-    return {
-        "example": example,
-        "data": metadata.get("data"),
-        "probabilities": probabilities(model, metadata, image),
-        "weights": str(path),
-    }
+    report, model, dataset, chosen, picture = _chosen(example, path, **choice)
+    x = dataset.x_test[chosen]
+    output = model.predict(x, verbose=0)
+    plots.save_reconstructions(picture, x, output, f"{example} on {dataset.name} ({dataset.source}): input over output")
+    for index, (image, copy) in enumerate(zip(x, output)):
+        plots.save_image(picture.with_name(f"input_{index}.png"), image)
+        plots.save_image(picture.with_name(f"output_{index}.png"), copy)
+    errors = np.square(output - x / 255).mean(axis=(1, 2, 3)).tolist()
+    told = " ".join(f"{error:.4f}" for error in errors)
+    echo(f"{example} ({dataset.source} data), weights {report['weights']}: mean squared errors {told}")
+    echo(f"picture in {picture}, with each input and output beside it")
+    return report | {"errors": errors}
+
+
+def continue_text(
+    example: str,
+    prompt: str,
+    *,
+    echo: Echo = print,
+    count: int = 1,
+    seed: int | None = None,
+    text: str | None = None,
+    path: str | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Streams texts that continue a prompt, by the weights last trained on `text`; `how` is as `generate` takes it.
+
+    Returns:
+        `example`, `data`, `texts`, `weights`.
+    """
+    source = weights.find(weights.run_name(example, text), path)
+    model, metadata = weights.restore(source, example)
+    vocabulary = weights.vocabulary_of(source, metadata)
+    if not path:
+        echo(f"weights {source}", err=True)  # not into the text
+    texts = []
+    for index in range(count):
+        stream = generate(model, vocabulary, prompt, seed=None if seed is None else seed + index, **how)
+        echo(prompt, nl=False)
+        drawn = []
+        for character in stream:
+            echo(character, nl=False)
+            drawn.append(character)
+        echo("\n" if index + 1 < count else "")
+        texts.append(prompt + "".join(drawn))
+    return {"example": example, "data": metadata["data"], "texts": texts, "weights": str(source)}
 
 
 def probabilities(model: keras.Sequential, metadata: dict[str, Any], image: str | Path) -> dict[str, float]:
-    """The probability, 0–1, of each class for one picture, see `classify_image`; the metadata names the classes."""
+    """The probability, 0–1, of each class for one picture, see `images`; the metadata names the classes."""
     pixels = read_digit(image) if len(model.input_shape) == 3 else read_photo(image)
     logits = model(pixels[None], training=False)[0]
     shares = keras.ops.convert_to_numpy(keras.ops.softmax(logits)).tolist()
@@ -98,58 +120,21 @@ def names_of(metadata: dict[str, Any]) -> list[str]:
     return metadata.get("classes") or [*map(str, range(10))]
 
 
-def reconstruct(
+def _chosen(
     example: str,
-    *,
-    count: int = 5,
+    path: str | None,
+    count: int = 10,
     seed: int = 0,
     data: str = "auto",
     data_dir: str | Path = "datasets",
-    path: str | Path | None = None,
     output_dir: str | Path = "samples",
-) -> dict[str, Any]:
-    """Draws test images over their reconstructions, and writes each as `input_<i>.png` and `output_<i>.png`.
-
-    Args:
-        example: Example id of an autoencoder.
-        count: Number of images, at least 1.
-        seed: Seed of the choice of images.
-        data: `auto`, `real` or `synthetic`.
-        data_dir: Folder of the data files.
-        path: Weights file, or None for what was last trained on this data.
-        output_dir: Folder of the pictures.
-
-    Returns:
-        `example`, `data`, `errors` (mean squared error of each), `weights`, `picture` (path).
-
-    Raises:
-        ValueError: weights of another architecture.
-        OSError: no such weights, or a picture cannot be written.
-    """
-    dataset, model, path = _load(example, data, data_dir, path)
-    x = dataset.x_test[_choose(len(dataset.x_test), count, seed)]
-    output = model.predict(x, verbose=0)
-    folder = Path(output_dir)
-    picture = folder / f"{weights.label(example, dataset.source)}.png"
-    plots.save_reconstructions(picture, x, output, f"{example} on {dataset.name} ({dataset.source}): input over output")
-    for index, (image, copy) in enumerate(zip(x, output)):
-        plots.save_image(folder / f"input_{index}.png", image)
-        plots.save_image(folder / f"output_{index}.png", copy)
-    return {
-        "example": example,
-        "data": dataset.source,
-        "errors": np.square(output - x / 255).mean(axis=(1, 2, 3)).tolist(),
-        "weights": str(path),
-        "picture": str(picture),
-    }
-
-
-def _load(example: str, data: str, data_dir: str | Path, path: str | Path | None) -> tuple[Any, keras.Sequential, Path]:
-    dataset = RECIPES[example].dataset(data=data, data_dir=data_dir)
-    path = weights.find(example, path, dataset.source)
-    return dataset, weights.restore(path, example)[0], path
-
-
-def _choose(available: int, count: int, seed: int | None) -> np.ndarray:
-    count = min(count, available)
-    return np.arange(count) if seed is None else np.random.default_rng(seed).choice(available, count, replace=False)
+) -> tuple[dict[str, Any], keras.Sequential, Any, np.ndarray, Path]:
+    """The report so far, the model, the data set, the test images that were drawn, and where the picture goes."""
+    dataset = load(EXAMPLES[example].dataset, data, data_dir)
+    source = weights.find(example, path, dataset.source)
+    model, _ = weights.restore(source, example)
+    total = len(dataset.x_test)
+    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+    picture = Path(output_dir) / f"{weights.label(example, dataset.source)}.png"
+    report = {"example": example, "data": dataset.source, "weights": str(source), "picture": str(picture)}
+    return report, model, dataset, chosen, picture

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from keras_examples.data.vocabulary import Vocabulary
-from keras_examples.show.reports import has_progress_bar
 
 CHUNK = 1024  # characters whose gates and logits are held at a time
 
@@ -39,11 +38,8 @@ def generate(
         top_k: Draw from the k likeliest characters only, at least 1, or None for all.
         seed: The same seed gives the same text; None a new one each time.
 
-    Returns:
-        An iterator over `length` characters.
-
     Raises:
-        ValueError: an argument out of range, a prompt with a character outside the vocabulary, or a model of another
+        ValueError: An argument out of range, a prompt with a character outside the vocabulary, or a model of another
             vocabulary; at the call, not at the first character.
     """
     if length < 1:
@@ -66,23 +62,16 @@ def generate(
     return _draw(stream, ids, vocabulary.characters, length, temperature, top_k, np.random.default_rng(seed))
 
 
-def evaluate_text(model: keras.Model, ids: np.ndarray) -> float:
-    """Measures the loss over a whole text, the state carried from its first character to its last.
+def evaluate_text(model: keras.Model, ids: np.ndarray, verbose: int = 0) -> float:
+    """The loss of a `char_lstm` over a whole text, the state carried from its first character to its last.
 
-    Args:
-        model: A `char_lstm`.
-        ids: The text's character ids, `(N,)` integer, N ≥ 2.
-
-    Returns:
-        Mean cross-entropy of the characters after the first, in nats a character.
-
-    Raises:
-        ValueError: fewer than two characters.
+    Takes character ids `(N,)` integer, N ≥ 2, else raises ValueError; `verbose` 1 shows a bar. Returns the mean
+    cross-entropy of the characters after the first, in nats a character.
     """
     if len(ids) < 2:
         raise ValueError(f"Text too short to predict. Received: {len(ids)} characters. Give at least 2.")
     stream, total, start = _Stream(model), 0.0, 1
-    bar = keras.utils.Progbar(len(ids) - 1, verbose=int(has_progress_bar()), unit_name="character")
+    bar = keras.utils.Progbar(len(ids) - 1, verbose=verbose, unit_name="character")
     for outputs in stream.read(ids[:-1]):
         logits = stream.logits(outputs)
         logits -= logits.max(axis=1, keepdims=True)

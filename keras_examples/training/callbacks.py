@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: the lines for a person, checkpoints, and how it stops and goes on."""
+"""What happens around the steps of a run: lines for a person, checkpoints, logs, and how a run stops and goes on."""
 
 import contextlib
 import math
@@ -11,12 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples.data.batches import Batches
-from keras_examples.data.vocabulary import Vocabulary
 from keras_examples.show.reports import has_progress_bar
-from keras_examples.training import processes as distributed
+from keras_examples.training import processes
 from keras_examples.training.checkpoints import Checkpoints, set_random_state, weights_of
-from keras_examples.training.tasks import Task
+from keras_examples.training.run import Run
+from keras_examples.training.tasks import Data
 
 
 class Stopped(Exception):
@@ -24,157 +23,124 @@ class Stopped(Exception):
 
 
 class Progress(keras.callbacks.Callback):
-    """Follows a run from where it stands: `epoch` completed epochs and `step` steps of the one after.
+    """Takes down how far a run has come, after each step and epoch, and has it stop when it should.
 
     Args:
-        task: What is learned.
-        batches: Training batches.
-        vocabulary: The characters that the model knows, if it reads text.
-        run: What its checkpoints say of it, see `checkpoints.RUN`.
+        run: The run, from where it stands.
+        data: What it learns from.
         checkpoints: Where they go, or None.
         restored: What `checkpoints.restore` returned, if the run goes on from a checkpoint.
-        patience: Epochs without a lower validation loss that end the run, whose best weights are kept, or None.
         echo: Takes each line.
 
     Attributes:
-        best: The best epoch's weights so far, see `checkpoints.weights_of`; empty without patience.
+        best: The best epoch's weights so far, see `checkpoints.weights_of`; empty without early stopping.
+        samples: Training samples seen here.
+        seconds_training: What that took, without validation.
+        logs: What writes the run's logs, or None.
     """
 
     def __init__(
         self,
-        task: Task,
-        batches: Batches,
-        vocabulary: Vocabulary | None,
-        run: dict[str, Any],
+        run: Run,
+        data: Data,
         checkpoints: Checkpoints | None,
-        restored: dict[str, np.ndarray] | None,
-        patience: int | None,
+        restored: dict[str, np.ndarray],
         echo: Callable[[str], None],
     ):
         super().__init__()
-        self.task, self.batches, self.vocabulary = task, batches, vocabulary
-        self.given, self.checkpoints, self.random, self.echo = run, checkpoints, restored, echo
-        self.patience = patience
-        self.best = {name: array for name, array in (restored or {}).items() if name.startswith("best")}
-        self.epoch, self.step, self.history = run["epoch"], run["step"], run["history"]
-        self.stopped = self.diverged = False
-        self.steps_here, self.seconds_training = 0, 0.0
-        self.began = time.perf_counter()
+        self.run, self.data, self.checkpoints, self.random, self.echo = run, data, checkpoints, restored, echo
+        self.best = {name: array for name, array in restored.items() if name.startswith("best")}
+        self.stopped = self.diverged = self.ended = False
+        self.samples, self.seconds_training = 0, 0.0
+        self.logs: Any = None
+        self.last = time.perf_counter()
 
-    @property
-    def seconds(self) -> float:
-        """What the run took so far, its parts before an interruption included."""
-        return self.given["seconds"] + time.perf_counter() - self.began
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch, from 1, whose weights are kept: that of the least validation loss, without patience the last."""
-        losses = self.history.get("val_loss", [])
-        return losses.index(min(losses)) + 1 if self.patience and losses else self.epoch
-
-    @property
-    def stopped_early(self) -> bool:
-        return bool(self.patience) and self.epoch - self.best_epoch >= self.patience
-
-    def run(self) -> dict[str, Any]:
-        """What a checkpoint written now says of the run."""
-        metrics = [float(keras.ops.convert_to_numpy(v)) for v in self.model.metrics_variables] if self.step else []
-        now = {"epoch": self.epoch, "step": self.step, "history": self.history, "metrics": metrics}
-        return self.given | now | {"seconds": self.seconds}
+    def count_seconds(self) -> float:
+        """Adds to the run's seconds those since it was last asked, and returns them."""
+        now = time.perf_counter()
+        passed, self.last = now - self.last, now
+        self.run.seconds += passed
+        return passed
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if epoch:
+        if epoch and not self.run.step:
             self.show_preview()
-        self.batches.set_epoch(epoch)
-        if self.random is not None:
+        self.data.batches.set_epoch(epoch, self.run.step)
+        if self.random and not self.run.step:
             set_random_state(self.model, self.random)
-            if self.step:
-                self.skip_steps(self.random)
-            self.random = None
+            self.random = {}
+        if self.run.step:  # Keras has just reset the metrics
+            self.model._symbolic_build(data_batch=self.data.batches[0])  # TensorFlow makes them at the first step
+            for variable, value in zip(self.model.metrics_variables, self.run.metrics, strict=True):
+                variable.assign(value)
+        self.first = self.run.step
         self.start = time.perf_counter()
-
-    def skip_steps(self, random: dict[str, np.ndarray]) -> None:
-        """Has the steps that were taken before do nothing, and the first one after them find all as it was left."""
-        model = self.model  # asked for between steps, Keras would put JAX's state back into the variables
-        model._symbolic_build(data_batch=self.batches[0])  # TensorFlow has no metrics before the first step
-        for variable, value in zip(model.metrics_variables, self.given["metrics"], strict=True):
-            variable.assign(value)
-        take_step = model.train_function
-
-        def step(*given: Any) -> Any:
-            if self.steps_here:
-                set_random_state(model, random)  # Keras's data loader draws from it
-                model.train_function = take_step
-                return take_step(*given)
-            *state, data = given  # a batch on torch, an iterator on TensorFlow, a state and an iterator on JAX
-            if isinstance(data, Iterator):
-                next(data)
-            return ({}, *state) if state else {}
-
-        model.train_function = step
 
     # At the beginning of a step, since Keras reads the metrics off the device for whoever listens at its end.
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if batch < self.step:
-            return  # taken before the interruption
-        self.step = batch
+        if self.random:  # not before, since stock Keras's data loader draws from it too
+            set_random_state(self.model, self.random)
+            self.random = {}
+        self.run.step = self.first + batch
         # Before the first step the random state is not yet where this step will find it.
-        if distributed.agreed(self.stopped) and batch and self.steps_here:
-            self.seconds_training += time.perf_counter() - self.start
+        if processes.should_stop(self.stopped) and batch:
+            self.end_training()
             if has_progress_bar():
                 self.echo("")  # Keras ends the bar's line only with the epoch
             raise Stopped
-        self.steps_here += 1
+
+    def end_training(self) -> None:
+        self.seconds_training += time.perf_counter() - self.start
+        batches = self.data.batches
+        self.samples += min(self.run.step * batches.batch_size, batches.num_samples) - self.first * batches.batch_size
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.seconds_training += time.perf_counter() - self.start
+        self.run.step += 1
+        self.end_training()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = {} if logs is None else logs
-        self.task.derive(logs)  # in place, so that the progress bar has it too
+        run, logs = self.run, {} if logs is None else logs
+        self.data.task.derive(logs)  # in place, so that the progress bar has it too
         for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
-        self.epoch, self.step = epoch + 1, 0
+            run.history.setdefault(name, []).append(float(value))
+        run.epoch, run.step = epoch + 1, 0
         self.diverged = not all(map(math.isfinite, logs.values()))
         if not has_progress_bar():
-            seconds = time.perf_counter() - self.start
             line = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
-            self.echo(f"epoch {epoch + 1}/{self.params['epochs']}  {line}  {seconds:.1f} s")
-        if self.patience and self.best_epoch == self.epoch:
+            self.echo(f"epoch {epoch + 1}/{run.epochs}  {line}  {time.perf_counter() - self.start:.1f} s")
+        if run.options.early_stopping and run.best_epoch == run.epoch:
             self.best = weights_of(self.model)
         # A signal that comes meanwhile is for the next step.
-        stopped = any(distributed.gathered(self.stopped))
-        self.model.stop_training = stopped or self.diverged or self.stopped_early
-        if self.checkpoints and self.epoch < self.params["epochs"] and not self.model.stop_training:
-            self.checkpoints.write_if_due(self.model, self.run(), self.best)
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        self.show_preview()
+        stopped = any(processes.gathered(self.stopped))
+        self.ended = self.model.stop_training = stopped or self.diverged or run.stopped_early
+        if self.checkpoints and run.epoch < run.epochs and not self.ended:
+            self.count_seconds()
+            self.checkpoints.write_if_due(self.model, run, self.best)
 
     def show_preview(self) -> None:
-        if has_progress_bar() and not self.diverged and (preview := self.task.preview(self.model, self.vocabulary)):
+        task, vocabulary = self.data.task, self.data.dataset.vocabulary
+        if has_progress_bar() and not self.diverged and (preview := task.preview(self.model, vocabulary)):
             self.echo(f"{preview}\n")
 
+    @contextlib.contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends training after the step under way; a second one acts at once, as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-@contextlib.contextmanager
-def stop_on_signals(progress: Progress) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends training after the step under way; a second one acts at once, as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        def stop(number: int, frame: object) -> None:
+            self.stopped = True
+            restore()
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def stop(number: int, frame: object) -> None:
-        progress.stopped = True
-        restore()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            restore()

@@ -10,21 +10,46 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
+from keras_examples import weights
 from keras_examples.devices import device_of
-from keras_examples.files import whole_file
-from keras_examples.training import processes as distributed
+from keras_examples.examples import Options
+from keras_examples.files import claimed, whole_file
+from keras_examples.training import processes
+from keras_examples.training.run import WRITTEN, Run
 
+MOVABLE = ("data_dir", "text")  # a checkpoint knows its data by their hash
 USER_BLOCK = 512  # bytes, the least that HDF5 knows
-RUN = {"example": str, "options": dict, "conditions": dict, "epoch": int, "step": int, "seconds": float}
-RUN |= {"history": dict, "metrics": list}
+
+
+@contextlib.contextmanager
+def claim(run: Run) -> Iterator["Checkpoints | None"]:
+    """Lends the checkpoints of a run, whose weights file nobody else writes meanwhile; None if it writes nothing.
+
+    Raises:
+        OSError: Another process writes there, or a new run would overwrite the checkpoint of one that was interrupted.
+    """
+    if (path := run.path) is None:
+        yield None
+        return
+    checkpoints = Checkpoints(path, run.checkpoint)
+    with contextlib.nullcontext() if processes.rank else claimed(checkpoints.path):
+        if not run.checkpoint and not processes.rank and (left := checkpoints.present()):
+            raise OSError(
+                f"A run was interrupted here. Received: {left[0]}. Add --resume to go on with it, give another --save, "
+                f"or delete {' and '.join(map(str, left))} to start anew."
+            )
+        yield checkpoints
 
 
 class Checkpoints:
@@ -36,6 +61,7 @@ class Checkpoints:
     """
 
     def __init__(self, weights_path: str | Path, resumed: Path | None = None):
+        self.path = Path(weights_path)
         stem = str(Path(weights_path).with_suffix("")).removesuffix(".weights")
         self.newest, self.previous = Path(f"{stem}.checkpoint.h5"), Path(f"{stem}.checkpoint.previous.h5")
         self.keeps_newest = resumed == self.newest
@@ -54,18 +80,18 @@ class Checkpoints:
         found = " and ".join(map(str, self.present()))
         raise ValueError(f"Damaged checkpoint. Received: {found}. Train anew without --resume.")
 
-    def write_if_due(self, model: keras.Model, run: dict[str, Any], best: dict[str, np.ndarray]) -> None:
+    def write_if_due(self, model: keras.Model, run: Run, best: dict[str, np.ndarray]) -> None:
         """Writes, unless that would take more than a twentieth of the time."""
         due = time.monotonic() - self.written > 20 * self.cost
-        if distributed.gathered(due)[0]:
+        if processes.gathered(due)[0]:
             self.write(model, run, best)
 
-    def write(self, model: keras.Model, run: dict[str, Any], best: dict[str, np.ndarray]) -> None:
+    def write(self, model: keras.Model, run: Run, best: dict[str, np.ndarray]) -> None:
         """Writes a checkpoint; all processes call this, and the first one writes.
 
         Args:
             model: Compiled model, its optimizer built.
-            run: What `read_run` will return, see `RUN`.
+            run: The run, from where it stands.
             best: What `weights_of` returned after the best epoch, if the run may stop early.
 
         Raises:
@@ -73,11 +99,11 @@ class Checkpoints:
         """
         start = time.monotonic()
         random = random_state(model)
-        if distributed.rank:
+        if processes.rank:
             return
         content = io.BytesIO()
         with h5py.File(content, "w", userblock_size=USER_BLOCK) as file:
-            file["run"] = np.frombuffer(json.dumps(run).encode(), np.uint8)
+            file["run"] = np.frombuffer(to_json(run).encode(), np.uint8)
             for name, array in (_arrays(model) | random | best).items():
                 file[name] = array
         buffer = content.getbuffer()
@@ -96,19 +122,6 @@ class Checkpoints:
         left = [path for path in self.newest.parent.glob(".*.checkpoint.h5") if path.name.startswith(name)]
         for path in (self.newest, self.previous, *left):
             path.unlink(missing_ok=True)
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Reads a run's options and how far it came. Raises ValueError if the file is no checkpoint."""
-    with _open(path) as file:
-        run = json.loads(_read(file, "run", np.uint8, None, path.stat().st_size).tobytes())
-        if (
-            not isinstance(run, dict)
-            or any(type(run.get(key)) is not kind for key, kind in RUN.items())
-            or type(run["options"].get("sizes")) is not dict
-        ):
-            raise ValueError("what it says of the run is not what was written")
-    return run
 
 
 def restore(path: Path, model: keras.Model, best: bool = False) -> dict[str, np.ndarray]:
@@ -141,7 +154,7 @@ def random_state(model: keras.Model) -> dict[str, np.ndarray]:
     All other random state is in variables.
     """
     return {
-        name: np.stack(distributed.gathered(module.get_rng_state().numpy()))
+        name: np.stack(processes.gathered(module.get_rng_state().numpy()))
         for name, module in _generators(model).items()
     }
 
@@ -150,7 +163,7 @@ def set_random_state(model: keras.Model, state: dict[str, np.ndarray]) -> None:
     """Has the generators go on from what `random_state` returned."""
     for name, module in _generators(model).items():
         tensor = module.get_rng_state()
-        tensor.numpy()[:] = state[name][distributed.rank]
+        tensor.numpy()[:] = state[name][processes.rank]
         module.set_rng_state(tensor)
 
 
@@ -173,6 +186,76 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 def _arrays(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: keras.ops.convert_to_numpy(variable) for name, variable in _variables(model).items()}
+
+
+def resume(example: str, given: Mapping[str, Any], echo: Callable[[str], None]) -> Run:
+    """The run of an example that was interrupted, as its newest intact checkpoint has it.
+
+    Args:
+        example: Example id, such as `mnist-cnn`.
+        given: Options of `fit`. Those that say otherwise than the run was started with are refused, but for what may
+            have moved and what is only written.
+        echo: Takes a line if the newest checkpoint is damaged.
+
+    Raises:
+        ValueError: Other options, or a damaged checkpoint.
+        FileNotFoundError: No checkpoint.
+    """
+    asked = Run.begin(example, given)
+    sources = ("real", "synthetic") if asked.options.data == "auto" else (asked.options.data,)
+    name = weights.run_name(example, asked.options.text)
+    candidates = [Checkpoints(asked.options.save or weights.default_path(name, source)) for source in sources]
+    found = next((candidate for candidate in candidates if candidate.present()), None)
+    if not found:
+        missing = " and ".join(dict.fromkeys(str(candidate.newest) for candidate in candidates))
+        raise FileNotFoundError(
+            f"No checkpoint to go on from. Received: {missing} missing. A run that has finished leaves none: train "
+            "without --resume."
+        )
+    path = found.choose()
+    if path != found.newest:
+        echo(f"{found.newest} is missing or damaged: going on from {path}")
+    run = read_run(path)
+    known = json.loads(to_json(run))
+    known = {"example": run.example} | known["options"] | known["options"]["sizes"]
+    wanted = {"example": example} | dict(given) | given.get("sizes", {})
+    for name, value in json.loads(json.dumps(wanted, default=str)).items():
+        may_differ = name in ("sizes", *MOVABLE, *WRITTEN) or (name, value) == ("data", "auto")
+        if not may_differ and value != known.get(name):
+            raise ValueError(
+                f"The run was started otherwise. Received: {name}={value!r}, was {known.get(name)!r}. Leave it out, "
+                "or train anew without --resume: what a run was started with stays, even its epochs, since the "
+                "learning rate follows their number."
+            )
+    free = {name: getattr(asked.options, name) for name in (*MOVABLE, *WRITTEN) if name in given}
+    return replace(run, options=replace(run.options, **free), checkpoint=path)
+
+
+def to_json(run: Run) -> str:
+    content = asdict(run) | {"options": run.remembered()}
+    del content["checkpoint"]
+    return json.dumps(content)
+
+
+def read_run(path: Path) -> Run:
+    """The run that a checkpoint is of. Raises ValueError if the file is none, or of another version."""
+    with _open(path) as file:
+        content = json.loads(_read(file, "run", np.uint8, None, path.stat().st_size).tobytes())
+        values = _checked(Run, content, ("checkpoint", "options"))
+        return Run(**values, options=Options(**_checked(Options, content.get("options"), WRITTEN)))
+
+
+def _checked(kind: Any, content: Any, absent: tuple[str, ...]) -> dict[str, Any]:
+    """What JSON has for the fields of a dataclass, if they are all there and of their types."""
+    expected = {item.name: item.type for item in fields(kind) if item.name not in absent}
+    if type(content) is not dict or not content.keys() >= expected.keys():
+        raise ValueError("what it says of the run is not what this version writes")
+    for name, types in expected.items():
+        alternatives = typing.get_args(types) if isinstance(types, UnionType) else (types,)
+        found = type(content[name])
+        if not any(found is (typing.get_origin(one) or one) or (one is float and found is int) for one in alternatives):
+            raise ValueError(f"its {name} is {content[name]!r:.40}")
+    return {name: content[name] for name in expected}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,19 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_examples.examples import Recipe
+
+
+def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a run of so many steps, its learning rate on a one-cycle schedule."""
+    make, options = {
+        "sgd": (CentredSGD, {"momentum": 0.9, "nesterov": True}),
+        "adam": (CentredAdam, {}),
+        "adamw": (CentredAdam, {"weight_decay": 0.05}),
+    }[recipe.optimizer]
+    schedule = OneCycle(recipe.learning_rate, steps)
+    return make(schedule, global_clipnorm=recipe.clip_norm or None, centre=recipe.centre, **options)
+
 
 @keras.saving.register_keras_serializable(package="keras_examples")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):

@@ -1,11 +1,21 @@
 """The three kinds of work: tell classes apart, reconstruct, predict the next character.
 
-A task knows how its data is split and batched, what is minimised and which figures count. Training, sampling and the
-command line know the examples only through this common surface.
+Training knows the examples only through what tasks have: a `loss` to minimise, `metrics` of Keras beside it, `curves`
+(figures of an epoch to draw, and what to call them), and
+
+    split(dataset, validation_split)  arrays to train on, to validate on each epoch, and to measure at the end; with a
+                                      split of 0 each epoch validates on the test data, which then must choose nothing
+    first(arrays, limit)              the first samples of such arrays
+    batches(arrays, recipe, seed)     for `model.fit`, shuffled and augmented as the recipe says if there is a seed
+    measure(model, arrays)            the figures of a trained model
+    derive(logs)                      adds to an epoch's figures what follows from them
+    preview(model, vocabulary)        a short sample to show between epochs, or ''
+    draw(figure, model, arrays, names)  on a matplotlib figure, what the model makes of test arrays
 """
 
 import math
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,63 +23,15 @@ import numpy as np
 from keras_examples.data import Images, Text
 from keras_examples.data.batches import Batches, ImageBatches, TextBatches
 from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.examples import EXAMPLES, Recipe
 from keras_examples.show.reports import has_progress_bar
 from keras_examples.show.text import evaluate_text, generate
 
 PREDICTION_BATCH = 500
 
 
-class Task(Protocol):
-    """What training needs to know of an example.
-
-    Attributes:
-        loss: What is minimised.
-        metrics: Names of the Keras metrics reported beside it.
-        curves: Figures of an epoch to draw, and what to call them.
-    """
-
-    loss: keras.losses.Loss
-    metrics: tuple[str, ...]
-    curves: dict[str, str]
-
-    def vocabulary(self, dataset: Any) -> Vocabulary | None:
-        """The characters the model knows, if it reads text."""
-
-    def split(self, dataset: Any, validation_split: float) -> tuple[Any, Any, Any]:
-        """Splits into arrays to train on, to validate on each epoch, and to measure at the end.
-
-        Args:
-            dataset: What the recipe's loader returned.
-            validation_split: Last fraction of the training data to validate on, in [0, 1); with 0 each epoch
-                validates on the test data, which then must not choose anything.
-        """
-
-    def first(self, arrays: Any, limit: int) -> Any:
-        """The first `limit` samples of what `split` returned."""
-
-    def batches(
-        self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False
-    ) -> Batches:
-        """Batches for `model.fit` and `model.evaluate`, shuffled and augmented if there is a seed."""
-
-    def measure(self, model: keras.Model, arrays: Any) -> dict[str, Any]:
-        """The figures of a trained model; `loss` is one of them."""
-
-    def derive(self, logs: dict[str, float]) -> None:
-        """Adds to an epoch's figures what follows from them."""
-
-    def preview(self, model: keras.Model, vocabulary: Vocabulary | None) -> str:
-        """A short sample to show between epochs, or ''."""
-
-    def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
-        """Draws on a matplotlib figure what a model makes of test arrays; names are the classes, or a vocabulary."""
-
-
 class _ImageTask:
     """Arrays are `(x, y)`: images `(N, height, width[, channels])` uint8, labels `(N,)` int32."""
-
-    def vocabulary(self, dataset: Images) -> None:
-        return None
 
     def split(self, dataset: Images, validation_split: float) -> tuple[Any, Any, Any]:
         test = (dataset.x_test, dataset.y_test)
@@ -80,6 +42,18 @@ class _ImageTask:
 
     def first(self, arrays: Any, limit: int) -> Any:
         return arrays[0][:limit], arrays[1][:limit]
+
+    def batches(self, arrays: Any, recipe: Recipe, seed: int | None = None) -> Batches:
+        shift, flip = (recipe.shift, recipe.flip) if recipe.augment else (0, False)
+        if recipe.augment and not (shift or flip):
+            raise ValueError("There is nothing to augment by. Received: --augment, --shift 0. Give a --shift.")
+        return ImageBatches(*self.pairs(arrays), recipe.batch_size, seed, shift, flip)
+
+    def pairs(self, arrays: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        return arrays
+
+    def predict(self, model: keras.Model, x: np.ndarray) -> np.ndarray:
+        return model.predict(x, batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar()))
 
     def derive(self, logs: dict[str, float]) -> None:
         pass
@@ -92,24 +66,14 @@ class Classification(_ImageTask):
     """Images to one of ten classes."""
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics = ("accuracy",)
     curves: dict[str, str] = {"loss": "loss, nats", "accuracy": "accuracy"}  # noqa: RUF012
 
-    def batches(
-        self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False
-    ) -> Batches:
-        x, y = arrays
-        return ImageBatches(x, y, batch_size, seed, shift, flip)
-
     def measure(self, model: keras.Model, arrays: Any) -> dict[str, Any]:
-        """Measures a model on images and labels.
-
-        Returns:
-            `loss` (mean cross-entropy, nats), `accuracy` (0–1), `class_accuracy` (a number in 0–1 for each class) and
-            `confusion` (counts, a row for each true class, a column for each predicted one).
-        """
+        """Returns `loss` (mean cross-entropy, nats), `accuracy` (0–1), `class_accuracy` (0–1 for each class) and
+        `confusion` (counts, a row for each true class, a column for each predicted one)."""
         x, y = arrays
-        logits = model.predict(x, batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar())).astype(np.float64)
+        logits = self.predict(model, x).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
         confusion = confusion_matrix(y, logits)
@@ -124,10 +88,10 @@ class Classification(_ImageTask):
     def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
         from keras_examples.show import plots
 
-        logits = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=0)
+        x, y = arrays
+        logits = self.predict(model, x)
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         kernels = (layer.get_weights()[0] for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
-        x, y = arrays
         plots.draw_mistakes(figure, x, y, probabilities, confusion_matrix(y, logits), names, next(kernels, None))
 
 
@@ -135,23 +99,17 @@ class Reconstruction(_ImageTask):
     """Images to themselves, their pixels scaled to 0–1."""
 
     loss = keras.losses.MeanSquaredError()
-    metrics: tuple[str, ...] = ()
+    metrics = ()
     curves: dict[str, str] = {"loss": "mean squared error"}  # noqa: RUF012
 
-    def batches(
-        self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False
-    ) -> Batches:
-        return ImageBatches(arrays[0], None, batch_size, seed, shift, flip)
+    def pairs(self, arrays: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        return arrays[0], None
 
     def measure(self, model: keras.Model, arrays: Any) -> dict[str, Any]:
-        """Measures a model on images.
-
-        Returns:
-            `loss` (mean squared error), `psnr` (dB, of that error), `correlation` (Pearson's over all pixels, for red,
-            green and blue) and `bound` (see `block_bound`).
-        """
+        """Returns `loss` (mean squared error), `psnr` (dB, of that error), `correlation` (Pearson's over all pixels,
+        for red, green and blue) and `bound` (see `block_bound`)."""
         x = arrays[0].astype(np.float32) / 255
-        output = model.predict(arrays[0], batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar()))
+        output = self.predict(model, arrays[0])
         error = float(np.square(output - x, dtype=np.float64).mean())
         channels = [(x[..., i].ravel(), output[..., i].ravel()) for i in range(x.shape[-1])]
         return {
@@ -169,24 +127,22 @@ class Reconstruction(_ImageTask):
 
 
 class NextCharacter:
-    """Text to the character that follows each; arrays are ids, `(N,)` int32.
-
-    Args:
-        sequence_length: Characters in a training window.
-    """
+    """Text to the character that follows each; arrays are ids, `(N,)` int32, trained on in windows of a length."""
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics = ("accuracy",)
     curves: dict[str, str] = {"bits": "loss, bits a character", "accuracy": "accuracy"}  # noqa: RUF012
 
-    def __init__(self, sequence_length: int):
+    def __init__(self, sequence_length: int = 180):
         self.sequence_length = sequence_length
 
-    def vocabulary(self, dataset: Text) -> Vocabulary:
-        return Vocabulary.from_text(dataset.train + dataset.validation)
-
     def split(self, dataset: Text, validation_split: float) -> tuple[Any, Any, Any]:
-        vocabulary = self.vocabulary(dataset)
+        vocabulary = dataset.vocabulary
+        if len(vocabulary) < 2:
+            raise ValueError(
+                f"There is nothing to predict in a text of one distinct character. Received: {dataset.name}, all "
+                f"{vocabulary.characters!r}. Give another text."
+            )
         ids, test = vocabulary.encode(dataset.train), vocabulary.encode(dataset.validation)
         kept = len(ids) - int(len(ids) * validation_split)
         for part, name in ((ids[:kept], "training"), (test, "validation")):
@@ -202,18 +158,14 @@ class NextCharacter:
     def first(self, arrays: Any, limit: int) -> Any:
         return arrays[: (limit + 1) * self.sequence_length]  # TextBatches keeps one window as slack
 
-    def batches(
-        self, arrays: Any, batch_size: int, seed: int | None = None, shift: int = 0, flip: bool = False
-    ) -> Batches:
-        return TextBatches(arrays, self.sequence_length, batch_size, seed)
+    def batches(self, arrays: Any, recipe: Recipe, seed: int | None = None) -> Batches:
+        if recipe.augment:
+            raise ValueError("A text cannot be augmented. Received: --augment. Leave it out.")
+        return TextBatches(arrays, self.sequence_length, recipe.batch_size, seed)
 
     def measure(self, model: keras.Model, arrays: Any) -> dict[str, Any]:
-        """Measures a model over a whole text, its state carried from the first character to the last.
-
-        Returns:
-            `loss` (nats a character) and `bits` (bits a character).
-        """
-        figures = {"loss": evaluate_text(model, arrays)}
+        """Returns `loss` (nats a character) and `bits` (bits a character) over a whole text, the state carried."""
+        figures = {"loss": evaluate_text(model, arrays, verbose=int(has_progress_bar()))}
         self.derive(figures)
         return figures
 
@@ -232,6 +184,29 @@ class NextCharacter:
         plots.draw_text(figure, "".join(generate(model, names, "", length=1200, temperature=0.8, seed=0)))
 
 
+Task = Classification | Reconstruction | NextCharacter
+
+
+def task_of(example: str) -> Task:
+    """The task of an example, such as `mnist-cnn`."""
+    return globals()[EXAMPLES[example].task]()
+
+
+@dataclass
+class Data:
+    """What a run learns from: batches to train on and to validate on after each epoch, and arrays to measure on.
+
+    `sha256` is of the arrays that the training batches are made of.
+    """
+
+    dataset: Any
+    task: Any
+    batches: Batches
+    validation: Batches
+    test: Any
+    sha256: str
+
+
 def confusion_matrix(y: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Counts, a row for each true class, a column for each predicted one; `y` is `(N,)`, `logits` `(N, classes)`."""
     confusion = np.zeros((logits.shape[1],) * 2, int)
@@ -240,15 +215,10 @@ def confusion_matrix(y: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def block_bound(x: np.ndarray, side: int = 4, components: int = 8) -> float:
-    """The least mean squared error of any affine code of each block of pixels, by principal components.
+    """The least mean squared error of any affine code of `components` numbers for each `side`×`side` block of pixels.
 
-    Args:
-        x: Images `(N, height, width, channels)` uint8, 0–255; `side` divides height and width.
-        side: Side of a block in pixels.
-        components: Numbers in a block's code.
-
-    Returns:
-        The mean, over a block's numbers scaled to 0–1, of the variance that the code leaves out.
+    Images are `(N, height, width, channels)` uint8, 0–255, their sides multiples of `side`. The bound, of pixels scaled
+    to 0–1, is the variance that the principal components leave out.
     """
     _, height, width, channels = x.shape
     size = side * side * channels

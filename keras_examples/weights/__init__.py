@@ -5,7 +5,6 @@ The only code that touches `weights/`. A file is written whole or not at all.
 
 import hashlib
 import inspect
-import os
 import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -15,9 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_examples import models
+from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
-from keras_examples.files import whole_file
-from keras_examples.recipes import RECIPES, build
+from keras_examples.examples import EXAMPLES
+from keras_examples.files import check_writable, whole_file
+from keras_examples.models import build, default_sizes
 from keras_examples.weights import formats, layouts
 from keras_examples.weights import onnx as exports
 
@@ -30,8 +32,10 @@ def label(example: str, source: str) -> str:
 
 
 def run_name(example: str, text: str | Path | None) -> str:
-    """An example's id, with the stem of the text behind it if it learns one of the user's own."""
-    return f"{example}-{Path(text).stem}" if text else example
+    """An example's id, with the stem and a part of the SHA-256 of the text behind it if it learns one of the user's."""
+    if not text:
+        return example
+    return f"{example}-{Path(text).stem}-{hashlib.sha256(read_text(Path(text)).encode()).hexdigest()[:8]}"
 
 
 def default_path(example: str, source: str, folder: str | Path = "weights") -> Path:
@@ -45,35 +49,36 @@ def default_path(example: str, source: str, folder: str | Path = "weights") -> P
     return Path(folder) / f"{label(example, source)}.weights.h5"
 
 
-def shipped(example: str, folder: str | Path = "weights") -> Path:
+def shipped(example: str) -> Path:
     """Where the weights of an example are that come with the project, trained on real data."""
-    return Path(folder) / "shipped" / f"{example}.safetensors"
+    return Path(__file__).parent / "shipped" / f"{example}.safetensors"
 
 
-def find(
-    example: str, path: str | Path | None = None, source: str | None = None, folder: str | Path = "weights"
-) -> Path:
-    """Finds the weights to use: the file given, else what was last trained, else, on real data, what is shipped.
+def find(name: str, path: str | Path | None = None, source: str | None = None, folder: str | Path = "weights") -> Path:
+    """Finds the weights to use: what was last trained on real data, else what is shipped, else what on stand-ins.
 
     Args:
-        example: Example id, such as `mnist-cnn`.
-        path: The file asked for, or None.
-        source: `real` or `synthetic`: which data it was trained on; None prefers real.
+        name: What `run_name` calls the files of an example.
+        path: The file asked for, `shipped` for the one that comes with the project, or None.
+        source: `real` or `synthetic`: which data it has to be trained on; None for any.
         folder: Folder of the weights.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: There are none.
     """
-    if path:
+    if path and str(path) != "shipped":
         return Path(path)
-    candidates = [default_path(example, kind, folder) for kind in ((source,) if source else ("real", "synthetic"))]
-    for candidate in [*candidates, *([] if source == "synthetic" else [shipped(example, folder)])]:
+    real, stand_in = (default_path(name, kind, folder) for kind in ("real", "synthetic"))
+    candidates = {None: [real, shipped(name), stand_in], "real": [real, shipped(name)], "synthetic": [stand_in]}[source]
+    candidates = [shipped(name)] if path else candidates
+    for candidate in candidates:
         if candidate.is_file():
             return candidate
-    text = example not in RECIPES and f"{example.partition('-')[0]} --text PATH"
-    command = text or example.replace("-", " --arch ")
+    example = next(example for example in EXAMPLES if name.startswith(example))
+    row = EXAMPLES[example]
+    command = f"{row.command}{f' --arch {row.arch}' if row.arch else ''}{' --text PATH' if name != example else ''}"
     raise FileNotFoundError(
-        f"No trained weights for {example}. Received: {' and '.join(map(str, candidates))} missing. Train first "
+        f"No trained weights for {name}. Received: {' and '.join(map(str, candidates))} missing. Train first "
         f"(`python cli.py {command}`), or give --weights."
     )
 
@@ -111,7 +116,7 @@ def restore(
         except ValueError as error:
             raise _other(path, str(error)) from error
         metadata["sizes"] = {
-            **RECIPES[example].sizes,
+            **default_sizes(example),
             **_sizes(path, example, metadata["sizes"], inferred),
             **(sizes or {}),
         }
@@ -211,9 +216,7 @@ def check_target(path: str | Path) -> None:
     formats.check_format(path, WRITTEN)
     if Path(path).suffix == ".onnx":
         exports.check_onnx()
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise OSError(f"Cannot write to {folder}. Received: path={str(path)!r}. Choose a writable folder.")
+    check_writable(path)
 
 
 def _other(path: str | Path, reason: str, remedy: str = "--arch and the sizes it was trained with") -> ValueError:
@@ -222,7 +225,7 @@ def _other(path: str | Path, reason: str, remedy: str = "--arch and the sizes it
 
 def _sizes(path: str | Path, example: str, stored: dict[str, Any], inferred: dict[str, Any]) -> dict[str, Any]:
     """The builder's arguments by the metadata, which may not contradict the arrays, and by the arrays."""
-    known = inspect.signature(RECIPES[example].build).parameters
+    known = inspect.signature(getattr(models, EXAMPLES[example].builder)).parameters
     for name, value in stored.items():
         dropout = name.endswith("dropout") and type(value) in (int, float) and 0 <= value < 1
         if not (dropout or (value == inferred[name] if name in inferred else not inferred)) or name not in known:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
-import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
@@ -182,7 +181,9 @@ def _hdf5(source: Path | io.BytesIO, stack: contextlib.ExitStack) -> tuple[dict[
 
 def _single(stored: h5py.Dataset | np.ndarray) -> np.ndarray:
     array = stored[()]
-    return (array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array).astype(np.float32)
+    if array.dtype == "V2":  # bfloat16 is the upper half of a float32
+        return (array.view("<u2").astype("<u4") << 16).view("<f4")
+    return array.astype(np.float32)
 
 
 def _archive(path: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Tensor], bytes]:

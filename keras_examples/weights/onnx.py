@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples import data as datasets
-from keras_examples.recipes import RECIPES, build
+from keras_examples.data import load, status
+from keras_examples.examples import EXAMPLES
+from keras_examples.models import build
 
 SAMPLES = 16
 STEPS = 8  # of a recurrence
@@ -93,10 +94,10 @@ def _step(model: keras.Sequential, recurrent: list[keras.Layer]) -> keras.Model:
 
 def _samples(metadata: dict[str, Any], given: keras.KerasTensor, classes: int, steps: int) -> np.ndarray:
     """Samples `(steps, SAMPLES, …)`: from the data that the model was trained on, if it is there, else random ones."""
-    recipe, name = RECIPES[metadata["example"]], metadata.get("dataset")
+    name = EXAMPLES[metadata["example"]].dataset
     shape, high = (steps, SAMPLES, *given.shape[1:]), classes if given.dtype == "int32" else 256
-    if name in datasets.DATASETS and datasets.status(name).state == "complete":
-        test = recipe.task.split(recipe.dataset(data="real"), 0)[2]
-        x = test[0] if isinstance(test, tuple) else test
+    if metadata.get("dataset") == name and status(name).state == "complete":
+        dataset = load(name, "real")
+        x = dataset.vocabulary.encode(dataset.validation) if dataset.vocabulary else dataset.x_test
         return x[: steps * SAMPLES].reshape(shape).clip(max=high - 1)
     return np.random.default_rng(0).integers(high, size=shape).astype(given.dtype)

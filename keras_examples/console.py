@@ -1,0 +1,188 @@
+"""What makes a function a command: options, one-line errors, JSON, and commands that know what was meant.
+
+Nothing heavier than Click is imported until a command runs.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import signal
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any
+
+import click
+
+TOML_WORDS = {bool: "true or false", tuple: "a list of whole numbers", int: "a whole number", float: "a number"}
+TOML_WORDS |= {str: "a string"}
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def reported(example: str) -> Decorator:
+    """Makes a function that returns its report a command's, with `--json`, `--traceback` and one-line errors.
+
+    Its help ends with an example of it. Under `--json` what it prints goes to standard error.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, the report to standard error.")
+        @click.option("--traceback", "show_traceback", is_flag=True, help="Show where an error came from.")
+        @functools.wraps(function)
+        def command(as_json: bool, show_traceback: bool, **arguments: Any) -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, interrupt)
+            try:
+                if "device" in arguments:  # Keras reads its device once, when it is imported
+                    from keras_examples.devices import choose
+
+                    choose(arguments.pop("device"))
+                with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+                    report = function(**arguments)
+                if as_json:
+                    click.echo(json.dumps(finite(report)))
+                if report and report.get("interrupted"):
+                    sys.exit(130)
+            except (click.ClickException, click.exceptions.Exit):
+                raise
+            except KeyboardInterrupt:
+                click.echo("Interrupted.", err=True)
+                sys.exit(130)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: end quietly
+            except Exception as error:
+                for number in (signal.SIGINT, signal.SIGTERM):  # torchrun's, when a process died: the error says more
+                    signal.signal(number, lambda *_: None)
+                if show_traceback:
+                    traceback.print_exc()
+                raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
+
+        command.__doc__ = f"{function.__doc__}\n\n\b\npython cli.py {example}"
+        return command
+
+    return decorate
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt, but amid an import leaves at once: NumPy and torch lose or crash on the exception."""
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"Interrupted.\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def finite(report: Any) -> Any:
+    """The report with None for numbers that JSON does not know."""
+    if isinstance(report, dict):
+        return {key: finite(value) for key, value in report.items()}
+    if isinstance(report, (list, tuple)):
+        return [finite(value) for value in report]
+    return None if isinstance(report, float) and not math.isfinite(report) else report
+
+
+class Command(click.Command):
+    """A command that, given more than it takes, says what it takes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.allow_extra_args = True
+        if (extra := super().parse_args(ctx, args)) and not ctx.resilient_parsing:
+            hint = f"Options of {self.name}: {', '.join(param.opts[0] for param in self.params)}."
+            if ctx.parent and isinstance(group := ctx.parent.command, click.Group) and extra[0] in group.commands:
+                hint = f"A command comes before its options: {ctx.parent.command_path} {extra[0]} …"
+            raise click.UsageError(f"Unexpected argument {extra[0]!r}. {hint}", ctx)
+        return extra
+
+
+class Commands(click.Group):
+    command_class = Command
+
+
+class DefaultCommands(Commands):
+    """Commands of which one, `default`, is meant where none is named."""
+
+    default = "fit"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = True  # they are those of the default
+        return super().parse_args(ctx, args if args or ctx.resilient_parsing else [self.default])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        return super().resolve_command(ctx, [self.default, *args] if args[0].startswith("-") else args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        formatter.write(f"\nWithout a command it is {self.default}.\n")
+        self.commands[self.default].format_options(self._default_context(ctx), formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        if not incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return self.commands[self.default].shell_complete(self._default_context(ctx), incomplete)
+
+    def _default_context(self, ctx: click.Context) -> click.Context:
+        return click.Context(self.commands[self.default], ctx)
+
+
+class Widths(click.ParamType):
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        parts = value.split(",") if isinstance(value, str) else [*map(str, value)]
+        if not all(part.isascii() and part.isdecimal() and 0 < int(part) <= 65536 for part in parts):
+            self.fail(f"{value!r} is not a list of whole numbers from 1 to 65536, such as 128,64.", param, ctx)
+        return tuple(map(int, parts))
+
+
+class Range(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):  # which Click finds in every range
+            self.fail(f"{number} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """Several decorators as one, in this order."""
+    return lambda function: functools.reduce(lambda inner, outer: outer(inner), reversed(decorators), function)
+
+
+def choose_backend(ctx: click.Context, param: click.Parameter, name: str) -> None:
+    """Tells Keras, which reads its backend when it is imported."""
+    if not find_spec(name):
+        raise click.ClickException(f"{name} is not installed. Received: --backend {name}. Run `pip install {name}`.")
+    if (other := os.environ.get("KERAS_BACKEND") or name) != name:
+        click.echo(f"--backend {name} is used, not KERAS_BACKEND={other}", err=True)
+    os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports on itself at length
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    """Has options that are not on the command line come from a TOML file."""
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise click.BadParameter(f"Cannot read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
+    known = {name: other for other in ctx.command.params for name in other.opts if other is not param}
+    ctx.default_map = {}
+    for key, value in content.items():
+        if (option := known.get(f"--{key}")) is None:
+            raise click.BadParameter(f"{path!r} has {key!r}, which is no option of {ctx.command_path!r}.")
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:  # as typed on the command line, where 3.5 is no whole number
+            converted = option.type_cast_value(ctx, text)
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{key!r} in {path!r}: {error.message} Received: {value!r}.") from error
+        if {type(value), type(converted)} not in ({type(value)}, {int, float}, {list, tuple}):
+            words = TOML_WORDS[type(converted)]
+            raise click.BadParameter(f"{key!r} in {path!r} has to be {words}. Received: {value!r}.")
+        ctx.default_map[str(option.name)] = converted
