@@ -20,96 +20,53 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How an example is trained. Each field is an option of `fit`, and works for any example.
+    """How an example is trained. Each field is an option of `fit`, and works for any example."""
 
-    Attributes:
-        epochs: Passes over the training data, at least 1.
-        learning_rate: Peak of the one-cycle schedule, above 0.
-        batch_size: Samples a step, at least 1.
-        optimizer: `sgd` (Nesterov momentum 0.9), `adam` or `adamw` (weight decay 0.05).
-        clip_norm: Largest norm of the whole gradient; 0 does not clip.
-        centre: Brightness, 0–1, that counts as zero in the steps of the first layer, see `training.optimizers`.
-        augment: Whether training shifts and flips images at random.
-        shift: Largest shift in pixels.
-        flip: Whether half of the images are mirrored.
-        validation_split: Last fraction of the training data to validate on, in [0, 1); 0 validates on the test data.
-    """
-
-    epochs: int
-    learning_rate: float
-    batch_size: int = 128
-    optimizer: str = "adam"
-    clip_norm: float = 0.0
-    centre: float = 0.0
-    augment: bool = False
-    shift: int = 0
-    flip: bool = False
-    validation_split: float = 0.05
+    epochs: int  # passes over the training data, at least 1
+    learning_rate: float  # peak of the one-cycle schedule, above 0
+    batch_size: int = 128  # samples a step, at least 1
+    optimizer: str = "adam"  # or sgd (Nesterov momentum 0.9), adamw (weight decay 0.05)
+    clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
+    centre: float = 0.0  # brightness, 0–1, that counts as zero in the steps of the first layer, see `Centred`
+    augment: bool = False  # shift and flip images at random in training
+    shift: int = 0  # largest shift in pixels
+    flip: bool = False  # mirror half of the images
+    validation_split: float = 0.05  # last fraction of the training data to validate on; 0 validates on the test data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Recipe):
-    """All that `fit` can be asked: a recipe, and what belongs to one run.
+    """All that `fit` can be asked: a recipe, and what belongs to one run."""
 
-    Attributes:
-        sizes: Arguments of the builder.
-        data: `auto`, `real` or `synthetic`, see `data.load`.
-        data_dir: Folder of the data files.
-        text: UTF-8 file to learn instead of the data set, for an example that reads text.
-        precision: `float32` or `bfloat16` (float32 variables and logits, bfloat16 between them).
-        seed: Seed of everything drawn at random, 0 to 2³² − 1.
-        limit: Number of training samples to use, at least 1, or None for all.
-        dry_run: Whether to train and measure one batch only, and save nothing.
-        early_stopping: Epochs without a lower validation loss after which to stop, at least 1, or None. The weights of
-            the best epoch are kept.
-        accelerate: Whether to replay captured steps on torch, instead of running stock Keras.
-        load: Weights to start from.
-        save: Where the weights go instead of `weights/<example>.weights.h5`.
-        save_config: TOML file to write these options to.
-        log_dir: Folder for TensorBoard's event files and `history.csv`.
-        plot: Whether to draw the run beside the weights, as `<example>.png`.
-    """
-
-    sizes: dict[str, Any] = field(default_factory=dict)
-    data: str = "auto"
+    sizes: dict[str, Any] = field(default_factory=dict)  # arguments of the builder
+    data: str = "auto"  # or real, synthetic: see `data.load`
     data_dir: str = "datasets"
-    text: str | None = None
-    precision: str = "float32"
-    seed: int = 0
-    limit: int | None = None
-    dry_run: bool = False
-    early_stopping: int | None = None
-    accelerate: bool = True
-    load: str | None = None
-    save: str | None = None
-    save_config: str | None = None
-    log_dir: str | None = None
-    plot: bool = False
+    text: str | None = None  # UTF-8 file to learn instead of the data set, where that is a text
+    precision: str = "float32"  # or bfloat16, with float32 variables and logits
+    seed: int = 0  # of everything drawn at random, below 2³²
+    limit: int | None = None  # training samples to use, at least 1; None for all
+    dry_run: bool = False  # train and measure one batch, and save nothing
+    early_stopping: int | None = None  # epochs without a lower validation loss to stop after; the best's weights stay
+    accelerate: bool = True  # on torch, replay captured steps instead of running stock Keras
+    load: str | None = None  # weights to start from
+    save: str | None = None  # where the weights go instead of weights/<example>.weights.h5
+    save_config: str | None = None  # TOML file to write these options to
+    log_dir: str | None = None  # folder for TensorBoard's event files and history.csv
+    plot: bool = False  # draw the run beside the weights, as <example>.png
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An example.
+    """What is learned, from which data, by which model, and how it is trained."""
 
-    Attributes:
-        command: Its command; the first row of a command is what `--arch` is by default.
-        arch: What `--arch` calls it among several examples of one command, else ''.
-        dataset: A row of `data.DATASETS`.
-        builder: A function in `models`.
-        task: A class in `training.tasks`.
-        recipe: How it is trained.
-        sizes: Arguments of its builder that can be chosen, by name.
-        source_reaches: What the program that the architecture comes from reaches, or ''.
-    """
-
-    command: str
-    arch: str = ""
-    dataset: str
-    builder: str
-    task: str
+    command: str  # the first row of a command is what `--arch` is by default
+    arch: str = ""  # what `--arch` calls it, where a command has several
+    dataset: str  # a row of `data.catalogue`
+    builder: str  # a function in `models`
+    task: str  # a class in `training.tasks`
     recipe: Recipe
-    sizes: Mapping[str, Size] = field(default_factory=dict)
-    source_reaches: str = ""
+    sizes: Mapping[str, Size] = field(default_factory=dict)  # arguments of the builder that can be chosen
+    source_reaches: str = ""  # what the program that the architecture comes from reaches
 
 
 COMMANDS = {

@@ -7,6 +7,7 @@ probabilities.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -19,20 +20,24 @@ MNIST_SHAPE = (28, 28)
 CIFAR_SHAPE = (32, 32, 3)
 NUM_CLASSES = 10
 
+# Whatever another project left in keras.json, the channels of images come last here.
+Conv2D, Conv2DTranspose, MaxPooling2D, Flatten = (
+    partial(layer, data_format="channels_last")
+    for layer in (layers.Conv2D, layers.Conv2DTranspose, layers.MaxPooling2D, layers.Flatten)
+)
+
 
 def mnist_linear() -> keras.Sequential:
     """Multinomial logistic regression on MNIST, zero-initialised; 7,850 parameters.
 
-    Returns:
-        A model from uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
-
+    From uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
     Source: candle's mnist-training (`linear`) and the tch-rs mnist example.
     """
     return keras.Sequential(
         [
             keras.Input(MNIST_SHAPE, dtype="uint8"),
             layers.Rescaling(1 / 255),
-            layers.Flatten(),
+            Flatten(),
             layers.Dense(NUM_CLASSES, kernel_initializer="zeros", dtype="float32"),
         ],
         name="mnist_linear",
@@ -42,20 +47,15 @@ def mnist_linear() -> keras.Sequential:
 def mnist_mlp(hidden_units: Sequence[int] = (100,)) -> keras.Sequential:
     """Multilayer perceptron on MNIST; 79,510 parameters with the default 100 hidden units.
 
-    Args:
-        hidden_units: Width of each hidden layer, each at least 1. `(128,)` is tch-rs-example's,
-            `(fc1, fc2)` the FSDL lab's.
-
-    Returns:
-        A model from uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
-
+    The width of each hidden layer is at least 1: `(128,)` is tch-rs-example's, `(fc1, fc2)` the FSDL lab's.
+    From uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
     Source: candle's mnist-training (`mlp`), tch-rs-example, FSDL lab 1.
     """
     return keras.Sequential(
         [
             keras.Input(MNIST_SHAPE, dtype="uint8"),
             layers.Rescaling(1 / 255),
-            layers.Flatten(),
+            Flatten(),
             *[layers.Dense(units, activation="relu") for units in hidden_units],
             layers.Dense(NUM_CLASSES, dtype="float32"),
         ],
@@ -66,14 +66,9 @@ def mnist_mlp(hidden_units: Sequence[int] = (100,)) -> keras.Sequential:
 def mnist_cnn(dropout: float = 0.5) -> keras.Sequential:
     """LeNet-like convolutional network on MNIST; 1,111,946 parameters.
 
-    As in the source, nothing but pooling follows a convolution: no activation.
-
-    Args:
-        dropout: Fraction of the 1,024 hidden units dropped in training, in [0, 1).
-
-    Returns:
-        A model from uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
-
+    As in the source, nothing but pooling follows a convolution: no activation. `dropout`, in [0, 1), is the fraction of
+    the 1,024 hidden units dropped in training.
+    From uint8 images `(N, 28, 28)`, 0–255, to float32 logits `(N, 10)`.
     Source: candle's mnist-training (`cnn`).
     """
     return keras.Sequential(
@@ -81,11 +76,11 @@ def mnist_cnn(dropout: float = 0.5) -> keras.Sequential:
             keras.Input(MNIST_SHAPE, dtype="uint8"),
             layers.Rescaling(1 / 255),
             layers.Reshape((*MNIST_SHAPE, 1)),
-            layers.Conv2D(32, 5),  # (24, 24, 32)
-            layers.MaxPooling2D(2),
-            layers.Conv2D(64, 5),  # (8, 8, 64)
-            layers.MaxPooling2D(2),
-            layers.Flatten(),  # 1,024
+            Conv2D(32, 5),  # (24, 24, 32)
+            MaxPooling2D(2),
+            Conv2D(64, 5),  # (8, 8, 64)
+            MaxPooling2D(2),
+            Flatten(),  # 1,024
             layers.Dense(1024, activation="relu"),
             layers.Dropout(dropout),
             layers.Dense(NUM_CLASSES, dtype="float32"),
@@ -97,19 +92,15 @@ def mnist_cnn(dropout: float = 0.5) -> keras.Sequential:
 def cifar_dense(hidden_units: Sequence[int] = (1536,)) -> keras.Sequential:
     """Dense network on CIFAR-10; 4,735,498 parameters with the default 1,536 hidden units.
 
-    Args:
-        hidden_units: Width of each hidden layer, each at least 1.
-
-    Returns:
-        A model from uint8 images `(N, 32, 32, 3)`, 0–255, to float32 logits `(N, 10)`.
-
+    The width of each hidden layer is at least 1.
+    From uint8 images `(N, 32, 32, 3)`, 0–255, to float32 logits `(N, 10)`.
     Source: mamezou's tch-rs tutorial.
     """
     return keras.Sequential(
         [
             keras.Input(CIFAR_SHAPE, dtype="uint8"),
             layers.Rescaling(1 / 255),
-            layers.Flatten(),
+            Flatten(),
             *[layers.Dense(units, activation="relu") for units in hidden_units],
             layers.Dense(NUM_CLASSES, dtype="float32"),
         ],
@@ -120,9 +111,7 @@ def cifar_dense(hidden_units: Sequence[int] = (1536,)) -> keras.Sequential:
 def cifar_cnn() -> keras.Sequential:
     """Small convolutional network on CIFAR-10; 6,738 parameters.
 
-    Returns:
-        A model from uint8 images `(N, 32, 32, 3)`, 0–255, to float32 logits `(N, 10)`.
-
+    From uint8 images `(N, 32, 32, 3)`, 0–255, to float32 logits `(N, 10)`.
     Source: mamezou's tch-rs tutorial.
     """
     return keras.Sequential(
@@ -130,7 +119,7 @@ def cifar_cnn() -> keras.Sequential:
             keras.Input(CIFAR_SHAPE, dtype="uint8"),
             layers.Rescaling(1 / 255),
             *_encoder(),
-            layers.Flatten(),  # 512
+            Flatten(),  # 512
             layers.Dense(NUM_CLASSES, dtype="float32"),
         ],
         name="cifar_cnn",
@@ -141,10 +130,7 @@ def conv_autoencoder() -> keras.Sequential:
     """Convolutional autoencoder on CIFAR-10, a code of 8×8×8 numbers; 2,331 parameters.
 
     The decoder has no activation, so each 4×4×3 block of the output is an affine map of 8 numbers.
-
-    Returns:
-        A model from uint8 images `(N, 32, 32, 3)`, 0–255, to float32 images of the same shape, about 0–1.
-
+    From uint8 images `(N, 32, 32, 3)`, 0–255, to float32 images of the same shape, about 0–1.
     Source: mamezou's tch-rs tutorial.
     """
     return keras.Sequential(
@@ -152,8 +138,8 @@ def conv_autoencoder() -> keras.Sequential:
             keras.Input(CIFAR_SHAPE, dtype="uint8"),
             layers.Rescaling(1 / 255),
             *_encoder(),
-            layers.Conv2DTranspose(16, 2, strides=2),  # (16, 16, 16)
-            layers.Conv2DTranspose(3, 2, strides=2, dtype="float32"),  # (32, 32, 3)
+            Conv2DTranspose(16, 2, strides=2),  # (16, 16, 16)
+            Conv2DTranspose(3, 2, strides=2, dtype="float32"),  # (32, 32, 3)
         ],
         name="conv_autoencoder",
     )
@@ -161,10 +147,10 @@ def conv_autoencoder() -> keras.Sequential:
 
 def _encoder() -> list[keras.Layer]:
     return [
-        layers.Conv2D(16, 3, padding="same", activation="relu"),  # (32, 32, 16)
-        layers.MaxPooling2D(2),
-        layers.Conv2D(8, 3, padding="same", activation="relu"),  # (16, 16, 8)
-        layers.MaxPooling2D(2),  # (8, 8, 8)
+        Conv2D(16, 3, padding="same", activation="relu"),  # (32, 32, 16)
+        MaxPooling2D(2),
+        Conv2D(8, 3, padding="same", activation="relu"),  # (16, 16, 8)
+        MaxPooling2D(2),  # (8, 8, 8)
     ]
 
 
@@ -173,17 +159,10 @@ def char_lstm(
 ) -> keras.Sequential:
     """Character-level language model; 346,433 parameters for 65 characters, 256 units and one layer.
 
-    Args:
-        vocabulary_size: Number of distinct characters, at least 2.
-        units: Width of each LSTM layer, at least 1.
-        layers: Number of LSTM layers, at least 1.
-        dropout: Fraction of each LSTM layer's outputs dropped in training, in [0, 1).
-        weight_dropout: Fraction of each LSTM layer's recurrent weights dropped at each step, in [0, 1).
-
-    Returns:
-        A model from int32 character ids `(N, T)`, 0 ≤ id < `vocabulary_size`, to float32 logits
-        `(N, T, vocabulary_size)` for the character that follows each; T is free.
-
+    At least 2 characters, 1 layer and 1 unit, the width of each layer. `dropout`, in [0, 1), is the fraction of each
+    layer's outputs dropped in training, `weight_dropout` that of its recurrent weights, others at each step.
+    From int32 character ids `(N, T)`, 0 ≤ id < `vocabulary_size`, to float32 logits `(N, T, vocabulary_size)` for
+    the character that follows each; T is free.
     Source: the tch-rs char-rnn example: one-hot input, no embedding.
     """
     model = keras.Sequential(
@@ -206,14 +185,9 @@ def default_sizes(example: str) -> dict[str, Any]:
 
 
 def build(example: str, sizes: Mapping[str, Any]) -> keras.Sequential:
-    """Builds the model of an example.
+    """Builds the model of an example, `sizes` being arguments for its builder, whose own defaults hold for the others.
 
-    Args:
-        example: Example id, such as `mnist-cnn`.
-        sizes: Arguments for its builder; the builder's own defaults hold for the others.
-
-    Raises:
-        ValueError: The builder has no such argument, or refuses its value.
+    Raises ValueError if the builder has no such argument, or refuses its value.
     """
     builder = globals()[EXAMPLES[example].builder]
     known = inspect.signature(builder).parameters

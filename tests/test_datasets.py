@@ -1,6 +1,7 @@
 import dataclasses
 import gzip
 import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -85,7 +86,7 @@ def test_auto_falls_back_aloud_and_makes_no_folder(name, tmp_path, capsys, offli
     folder = tmp_path / "none"
     loaded = LOADERS[name](data_dir=folder)
     assert loaded.source == "synthetic"
-    assert loaded.note.startswith(f"Synthetic stand-in, NOT {name}, because {folder} has no ")
+    assert loaded.note.startswith(f"Synthetic stand-in, NOT {name}: {folder} has no ")
     assert loaded.note.endswith(": host not found.")
     assert capsys.readouterr().err == f"WARNING: {loaded.note}\n"
     assert not folder.exists()
@@ -132,6 +133,38 @@ def test_mnist_prefers_plain_files(tmp_path, offline):
     write(tmp_path, {**dict.fromkeys(files, b"damaged"), **plain})
     assert status("mnist", tmp_path) == ("complete", tuple(tmp_path / name for name in plain), ())
     assert load_mnist("real", tmp_path).x_train.shape == (30, 28, 28)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzipped"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("place", ["mnist/{}", "MNIST/raw/{}", "{}"])
+@pytest.mark.parametrize("mark", ["-idx", ".idx"])
+def test_mnist_under_the_names_that_people_have_it_by(tmp_path, offline, pack, suffix, place, mark):
+    for path, content in tiny_mnist().items():
+        target = tmp_path / (place.format(Path(path).stem.replace("-idx", mark)) + suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(pack(content))
+    assert status("mnist", tmp_path).state == "complete"
+    assert load_mnist("real", tmp_path).x_train.shape == (30, 28, 28)
+    assert set(verify("mnist", tmp_path).values()) == {"structure checked"}
+
+
+def test_cifar10_files_without_their_folder(tmp_path):
+    write(tmp_path, {Path(name).name: b"" for name in CIFAR10_FILES})
+    assert status("cifar10", tmp_path).files == tuple(tmp_path / Path(name).name for name in CIFAR10_FILES)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("cifar-10-batches-py", "pickles"), ("cifar-100-binary", "100 classes"), ("cifar-10-matlab.tar.gz", "Matlab")],
+)
+def test_what_looks_like_a_data_set_and_is_none_is_named(tmp_path, offline, name, words):
+    (tmp_path / name).mkdir()
+    assert re.search(rf"{name} there .*{words}", load_cifar10(data_dir=tmp_path).note)
+    with pytest.raises(DownloadError, match=rf"{name} there .*{words}"):
+        load_cifar10("real", tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"{name} there .*{words}"):
+        verify("cifar10", tmp_path)
 
 
 def test_mnist_fetches_only_what_is_missing(tmp_path, online):

@@ -10,6 +10,7 @@ import pytest
 
 from keras_examples import data as datasets
 from keras_examples.data import downloads
+from keras_examples.data.catalogue import Published
 from keras_examples.data.downloads import DownloadError, download
 
 CONTENT = bytes(range(256)) * 1000
@@ -162,7 +163,7 @@ def test_unwritable_folder_is_no_fault_of_the_mirror(server, tmp_path):
 
 
 def test_fetch_over_http(server, tmp_path, monkeypatch):
-    published = datasets.Published("text.txt", len(CONTENT), SHA256, (f"{server.url}/missing", f"{server.url}/good"))
+    published = Published("text.txt", len(CONTENT), SHA256, (f"{server.url}/missing", f"{server.url}/good"))
     row = dataclasses.replace(datasets.DATASETS["tinyshakespeare"], files=(published,))
     monkeypatch.setitem(datasets.DATASETS, "tinyshakespeare", row)
     assert datasets.fetch("tinyshakespeare", tmp_path / "new") == (tmp_path / "new" / "text.txt",)

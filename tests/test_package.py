@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import keras_examples
 
@@ -98,3 +99,30 @@ def imports_torch(nodes):
         elif isinstance(node, ast.ImportFrom):
             names.append(node.module or "")
     return any(name.split(".")[0] == "torch" for name in names)
+
+
+CORE = [
+    "cli.py",
+    *(f"keras_examples/{name}.py" for name in ("examples", "models", "layers", "data/__init__", "data/batches")),
+]
+CORE += [f"keras_examples/training/{name}.py" for name in ("__init__", "run", "tasks", "callbacks", "optimizers")]
+
+
+def code_lines(function):
+    """Lines of a function without its docstring and the functions in it."""
+    nodes = [node for node in function.body if not isinstance(node, ast.FunctionDef)]
+    nodes = nodes[bool(ast.get_docstring(function)) :]
+    return sum(node.end_lineno - node.lineno + 1 for node in nodes)
+
+
+def test_the_house_stays_small():
+    """As docs/developing.md promises: a core to read in an evening, and nothing that does not fit on a few screens."""
+    assert sum(len(path.read_text().splitlines()) for path in CORE) <= 2000
+    for path in [ROOT / "cli.py", *PACKAGE.rglob("*.py")]:
+        text = path.read_text()
+        assert len(text.splitlines()) <= (430 if path.name == "cli.py" else 300), path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert code_lines(node) <= 60, f"{path.name}: {node.name}"
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                assert len(arguments) <= 10, f"{path.name}: {node.name}"

@@ -5,7 +5,7 @@ data folder.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,113 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 import click
 import numpy as np
 
+from keras_examples.data.catalogue import DATASETS
 from keras_examples.data.downloads import download
-from keras_examples.data.readers import CIFAR10_FILES, read_cifar10, read_mnist, read_text
-from keras_examples.data.standins import SHAPES, synthetic_digits, synthetic_shapes, synthetic_text
+from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
-
-KINDS = ("auto", "real", "synthetic")
-DIGITS = tuple("0123456789")
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-class Published(NamedTuple):
-    """A file to download to `path`, and other forms in which people have it, the best first: one or more files each."""
-
-    path: str  # below the data folder, as all paths here
-    size: int  # bytes
-    sha256: str
-    mirrors: tuple[str, ...]
-    forms: tuple[tuple[str, ...], ...] = ()
-
-
-class StandIn(NamedTuple):
-    """What is made up in a data set's place, under a name of its own."""
-
-    name: str
-    make: Callable[[], Any]
-    class_names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set: its files, how they are read, what the classes are called, and what stands in for it.
-
-    Attributes:
-        files: What is published.
-        read: From the paths of its files to `x_train, y_train, x_test, y_test`, or to a text.
-        stand_in: What is made up instead.
-        class_names: In the order of the labels; () for a text.
-    """
-
-    files: tuple[Published, ...]
-    read: Callable[[Sequence[Path]], Any]
-    stand_in: StandIn
-    class_names: tuple[str, ...] = ()
-
-
-def idx_files(folders: Sequence[str], hosts: Sequence[str], *published: tuple[int, str]) -> tuple[Published, ...]:
-    """The four files of MNIST, or of a set in its form.
-
-    Args:
-        folders: Where they lie; the first is where downloads go. They may also lie in the data folder itself.
-        hosts: URLs of folders that have them.
-        published: Bytes and SHA-256 of the training images and labels, and of the test images and labels, as `.gz`.
-    """
-    files = []
-    for part, (size, sha256) in zip(("train-images", "train-labels", "t10k-images", "t10k-labels"), published):
-        name = f"{part}-idx{3 if 'images' in part else 1}-ubyte"
-        places = [f"{folder}/{stem}" for folder in (*folders, ".") for stem in (name, name.replace("-idx", ".idx"))]
-        forms = tuple((f"{place}{suffix}",) for place in places for suffix in ("", ".gz"))
-        mirrors = tuple(f"{host}/{name}.gz" for host in hosts)
-        files.append(Published(f"{folders[0]}/{name}.gz", size, sha256, mirrors, forms))
-    return tuple(files)
-
-
-DATASETS: dict[str, Dataset] = {
-    "mnist": Dataset(
-        idx_files(
-            ("mnist", "MNIST/raw"),
-            ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
-            (9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-            (28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-            (1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-            (4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
-        ),
-        read_mnist,
-        StandIn("drawn digits", synthetic_digits, DIGITS),
-        DIGITS,
-    ),
-    "cifar10": Dataset(
-        (
-            Published(
-                "cifar-10-binary.tar.gz",
-                170_052_171,
-                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-                ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-                (CIFAR10_FILES, tuple(Path(file).name for file in CIFAR10_FILES)),
-            ),
-        ),
-        read_cifar10,
-        StandIn("drawn shapes", synthetic_shapes, SHAPES),
-        CIFAR10_CLASSES,
-    ),
-    "tinyshakespeare": Dataset(
-        (
-            Published(
-                "tinyshakespeare.txt",
-                1_115_394,
-                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-                (
-                    "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/"
-                    "data/tinyshakespeare/input.txt",
-                ),
-            ),
-        ),
-        lambda files: read_text(files[0]),
-        StandIn("Python's help topics", synthetic_text),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -131,10 +28,9 @@ class Images:
         name: Of the data set, or of what stands in for it.
         source: `"real"` or `"synthetic"`.
         class_names: In the order of the labels.
-        x_train: `(N, 28, 28)` or `(N, 32, 32, 3)` uint8 in 0–255.
-        y_train: `(N,)` int32 in 0–9.
-        x_test, y_test: The same for the test images.
-        note: Why the data is synthetic; empty if it is real.
+        x_train, x_test: `(N, 28, 28)` or `(N, 32, 32, 3)` uint8 in 0–255.
+        y_train, y_test: `(N,)` int32 in 0–9.
+        note: Why the data is synthetic; '' if it is real.
     """
 
     name: str
@@ -152,11 +48,7 @@ class Images:
 class Text:
     """A corpus in two contiguous parts: the first 90 % of its characters to train on, the rest to validate.
 
-    Attributes:
-        name: Of the data set, of what stands in for it, or of the user's own file.
-        source: `"real"` or `"synthetic"`.
-        train, validation: The two parts.
-        note: Why the data is synthetic; empty if it is real.
+    `name`, `source` and `note` are as those of `Images`; the name of a user's own file is its stem.
     """
 
     name: str
@@ -195,23 +87,20 @@ def load_text(path: str | Path | None = None, data: str = "auto", data_dir: str 
 
 
 def load(name: str, data: str = "auto", data_dir: str | Path = "datasets", text: str | Path | None = None) -> Any:
-    """Loads a data set.
+    """Loads one of `DATASETS`, as `Images` or `Text`.
 
     Args:
-        name: One of `DATASETS`.
+        name: Which.
         data: `"auto"` (local files, else a download, else synthetic), `"real"` (never synthetic) or `"synthetic"`.
         data_dir: The folder of the files.
         text: A UTF-8 file of one's own to read instead of a text.
-
-    Returns:
-        `Images` or a `Text`.
 
     Raises:
         ValueError: A file is damaged, or the arguments do not go together.
         OSError: There is no such text, or, with `"real"`, files are missing and cannot be downloaded.
     """
     row = DATASETS[name]
-    if data not in KINDS:
+    if data not in ("auto", "real", "synthetic"):
         raise ValueError(f"Unknown kind of data. Received: {data=}. Choose 'auto', 'real' or 'synthetic'.")
     if text is not None:
         if data == "synthetic" or row.class_names:
@@ -235,7 +124,7 @@ def _packed(name: str, source: str, class_names: tuple[str, ...], content: Any, 
 
 
 def status(name: str, data_dir: str | Path = "datasets") -> Status:
-    """Says from which files a data set, one of `DATASETS`, would be read, and which of those are missing."""
+    """Says from which files a data set would be read, in whichever form they are there, and which are missing."""
     files: list[Path] = []
     for published in DATASETS[name].files:
         forms = [[Path(data_dir, path) for path in form] for form in (*published.forms, (published.path,))]
@@ -251,9 +140,7 @@ def status(name: str, data_dir: str | Path = "datasets") -> Status:
 def fetch(name: str, data_dir: str | Path = "datasets") -> tuple[Path, ...]:
     """Downloads what is missing of a data set, into a folder that is made if need be; returns the new files.
 
-    Raises:
-        DownloadError: No mirror delivered one of them.
-        OSError: The folder cannot be written to.
+    Raises DownloadError if no mirror delivered one of them, and OSError if the folder cannot be written to.
     """
     missing = status(name, data_dir).missing
     return tuple(
@@ -263,24 +150,11 @@ def fetch(name: str, data_dir: str | Path = "datasets") -> tuple[Path, ...]:
     )
 
 
-def check_present(name: str, data_dir: str | Path = "datasets") -> None:
-    """Raises FileNotFoundError if files of a data set are missing."""
-    if missing := status(name, data_dir).missing:
-        raise FileNotFoundError(
-            f"No {_names(missing)} in {data_dir}. Received: data_dir={str(data_dir)!r}. Run the command "
-            f"`datasets fetch {name}`."
-        )
-
-
 def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
     """Reads the whole of a data set, and compares its files with the published ones.
 
-    Returns:
-        For each file `"SHA-256 as published"` or, where it differs and can be used all the same, `"structure checked"`.
-
-    Raises:
-        FileNotFoundError: Files are missing.
-        ValueError: A file is damaged.
+    Returns for each file `"SHA-256 as published"` or, where it differs and can be used all the same, `"structure
+    checked"`. Raises FileNotFoundError for a missing and ValueError for a damaged one.
     """
     check_present(name, data_dir)
     load(name, "real", data_dir)
@@ -293,6 +167,15 @@ def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
     return findings
 
 
+def check_present(name: str, data_dir: str | Path = "datasets") -> None:
+    """Raises FileNotFoundError if files of a data set are missing."""
+    if missing := status(name, data_dir).missing:
+        raise FileNotFoundError(
+            f"{_lacking(name, data_dir, missing)} Received: data_dir={str(data_dir)!r}. Run the command "
+            f"`datasets fetch {name}`."
+        )
+
+
 def _why_synthetic(name: str, data: str, data_dir: str | Path) -> str:
     """Sees to it that a data set's files are there, and returns why they are not; '' if they are."""
     if data == "synthetic":
@@ -301,13 +184,17 @@ def _why_synthetic(name: str, data: str, data_dir: str | Path) -> str:
     try:
         fetch(name, data_dir)
     except OSError as error:
+        reason = f"{_lacking(name, data_dir, missing)} {error}"
         if data == "real":
-            raise
-        note = f"Synthetic stand-in, NOT {name}, because {data_dir} has no {_names(missing)}. {error}"
+            raise type(error)(reason) from error
+        note = f"Synthetic stand-in, NOT {name}: {reason}"
         click.echo(f"WARNING: {note}", err=True)
         return note
     return ""
 
 
-def _names(paths: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in paths)
+def _lacking(name: str, data_dir: str | Path, missing: Sequence[Path]) -> str:
+    """What a data folder lacks, and what it has in its place."""
+    others = DATASETS[name].look_alikes.items()
+    found = [f" {path} there {why}." for path, why in others if Path(data_dir, path).exists()]
+    return f"{data_dir} has no {', '.join(path.name for path in missing)}.{''.join(found)}"

@@ -143,4 +143,6 @@ def _fill(array: np.ndarray, stream: BufferedIOBase) -> None:
 def _check_labels(labels: np.ndarray) -> None:
     if labels.max() > 9:
         first = int(np.argmax(labels > 9))
-        raise ValueError(f"label {labels[first]} at position {first:,}, where 9 is the highest")
+        raise ValueError(
+            f"label {labels[first]} at position {first:,}, where 9 is the highest (of EMNIST, take digits or mnist)"
+        )

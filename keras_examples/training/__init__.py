@@ -33,18 +33,16 @@ def fit(example: str, *, resume: bool = False, echo: Callable[[str], None] = pri
 
     Args:
         example: Example id, such as `mnist-cnn`.
-        resume: Whether to go on with an interrupted run from its checkpoint, to the weights that it would have had, to
-            the bit. It keeps the options it was started with; others are refused, but for `data_dir` and `text`, since
-            the data may have moved, and for what is only written.
+        resume: Whether to go on with an interrupted run, to the weights that it would have had, to the bit. It keeps
+            the options it was started with, see `checkpoints.resume`.
         echo: Takes each line of the report.
         **options: Fields of `examples.Options`, such as `epochs=3`; what is not given comes from the recipe.
 
     Returns:
-        A report: `example`, `data`, `loss`, `accuracy` and the task's other figures, `samples` (training samples an
-        epoch), `epochs` (completed), `best_epoch` (whose weights were kept), `stopped_early`, `seconds`,
-        `samples_per_second` (while training, not while validating), `device`, `backend`, `weights` and `plot` (paths or
-        None), `history`, `interrupted`, `checkpoint` (path or None). If interrupted, nothing is measured: `loss` is
-        None.
+        A report: `example`, `data`, `loss`, `accuracy` and the task's other figures, `samples` (an epoch), `epochs`
+        (completed), `best_epoch` (whose weights were kept), `stopped_early`, `seconds`, `samples_per_second` (while
+        training), `device`, `backend`, `weights` and `plot` (paths or None), `history`, `interrupted` (then nothing is
+        measured and `loss` is None), `checkpoint` (path or None).
 
     Raises:
         ValueError: An option that does not fit the example or its data, weights of another architecture, a damaged
@@ -169,7 +167,7 @@ def train(model: keras.Model, data: Data, run: Run, kept: Checkpoints | None, ec
                 callbacks=[progress, *filter(None, [progress.logs])],
                 verbose=int(has_progress_bar()),
             )
-    progress.count_seconds()
+    progress.clock()
     if progress.diverged:
         if kept:
             kept.remove()
@@ -222,20 +220,11 @@ def evaluate(
     text: str | Path | None = None,
     path: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measures trained weights on the test data.
+    """Measures trained weights on the test data; for the data see `data.load`, for the path `weights.find`.
 
-    Args:
-        example: Example id, such as `mnist-cnn`.
-        data, data_dir, text: See `data.load`.
-        path: Weights file, or None for what was last trained on this data.
-
-    Returns:
-        A report: `example`, `data`, `loss`, `accuracy` and the task's other figures, `samples` (test samples),
-        `epochs` (of training), `seconds`, `device`, `backend`, `weights`, `classes`.
-
-    Raises:
-        ValueError: Weights of another architecture or vocabulary.
-        OSError: No such weights, or data that cannot be had.
+    Returns a report: `example`, `data`, `loss`, `accuracy` and the task's other figures, `samples` (of the test),
+    `epochs` (of training), `seconds`, `device`, `backend`, `weights`, `classes`. Raises ValueError for weights of
+    another architecture or vocabulary, OSError where there are none or no data.
     """
     dataset = load(EXAMPLES[example].dataset, data, data_dir, text)
     path = weights.find(weights.run_name(example, text), path, dataset.source)

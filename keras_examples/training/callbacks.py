@@ -25,17 +25,11 @@ class Stopped(Exception):
 class Progress(keras.callbacks.Callback):
     """Takes down how far a run has come, after each step and epoch, and has it stop when it should.
 
-    Args:
-        run: The run, from where it stands.
-        data: What it learns from.
-        checkpoints: Where they go, or None.
-        restored: What `checkpoints.restore` returned, if the run goes on from a checkpoint.
-        echo: Takes each line.
+    It goes on with the random state and the best weights that were `restored` from a checkpoint, if there are any.
 
     Attributes:
         best: The best epoch's weights so far, see `checkpoints.weights_of`; empty without early stopping.
-        samples: Training samples seen here.
-        seconds_training: What that took, without validation.
+        samples, seconds_training: Training samples seen here, and what that took, without validation.
         logs: What writes the run's logs, or None.
     """
 
@@ -53,14 +47,11 @@ class Progress(keras.callbacks.Callback):
         self.stopped = self.diverged = self.ended = False
         self.samples, self.seconds_training = 0, 0.0
         self.logs: Any = None
-        self.last = time.perf_counter()
+        self.began = time.perf_counter() - run.seconds
 
-    def count_seconds(self) -> float:
-        """Adds to the run's seconds those since it was last asked, and returns them."""
-        now = time.perf_counter()
-        passed, self.last = now - self.last, now
-        self.run.seconds += passed
-        return passed
+    def clock(self) -> None:
+        """Takes down the run's seconds, its parts before an interruption included."""
+        self.run.seconds = time.perf_counter() - self.began
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if epoch and not self.run.step:
@@ -114,7 +105,7 @@ class Progress(keras.callbacks.Callback):
         stopped = any(processes.gathered(self.stopped))
         self.ended = self.model.stop_training = stopped or self.diverged or run.stopped_early
         if self.checkpoints and run.epoch < run.epochs and not self.ended:
-            self.count_seconds()
+            self.clock()
             self.checkpoints.write_if_due(self.model, run, self.best)
 
     def show_preview(self) -> None:

@@ -22,11 +22,7 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
 
 @keras.saving.register_keras_serializable(package="keras_examples")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to its peak over the first quarter of the steps, then falls linearly to zero.
-
-    Args:
-        peak: Highest learning rate, more than 0.
-        steps: Steps of the whole run, at least 1.
+    """Rises linearly to its peak, above 0, over the first quarter of all steps, at least 1, then falls to zero.
 
     Source: Smith and Topin 2018, "Super-Convergence".
     """
@@ -48,10 +44,8 @@ class Centred:
     """Mixed into an optimizer, takes the steps it would take if the first layer's input were `centre` less.
 
     The mean of the pixels makes the loss much steeper in one direction than in all others, which keeps the learning
-    rate low. The model stays as it is: what a step of the kernel adds at the mean input, the bias takes away.
-
-    Args:
-        centre: What to take off each input of the first layer, which has a kernel and a bias; 0 changes nothing.
+    rate low. The model stays as it is: what a step of the kernel adds at the mean input, the bias takes away. The first
+    layer has a kernel and a bias. With 0 nothing changes.
 
     Source: Schraudolph 1998, "Centering Neural Network Gradient Factors".
     """

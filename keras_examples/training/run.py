@@ -46,6 +46,8 @@ class Run:
     def begin(cls, example: str, given: Mapping[str, Any]) -> "Run":
         """A new run of an example by its recipe, but for the options that are given."""
         known = {option.name for option in fields(Options)}
+        if example not in EXAMPLES:
+            raise ValueError(f"No such example. Received: {example}. Choose one of {', '.join(EXAMPLES)}.")
         if unknown := sorted(given.keys() - known):
             raise ValueError(f"No such option of fit. Received: {unknown[0]}. Known are {', '.join(sorted(known))}.")
         paths = {name: str(given[name]) for name in ("data_dir", "text", "load", *WRITTEN[:3]) if given.get(name)}
@@ -101,13 +103,14 @@ class Run:
         if options.load and not self.checkpoint:
             weights.describe(options.load)
         if options.log_dir:
-            check_tensorboard()
+            if not find_spec("tensorboard"):
+                raise ValueError("Logs need TensorBoard. Received: --log-dir. Run `pip install -e '.[logs]'`.")
             check_writable(Path(options.log_dir, "history.csv"))
 
     def check_conditions(self, conditions: dict[str, str]) -> None:
         """Takes down the conditions of a new run; raises ValueError if one that goes on had others."""
-        for name, value in conditions.items() if self.checkpoint else ():
-            if (then := self.conditions.get(name)) != value:
+        for name, value in conditions.items():
+            if self.checkpoint and (then := self.conditions.get(name)) != value:
                 raise ValueError(
                     f"The run cannot go on as it began, its {name} is another. Received: {value}, was {then}. Give it "
                     "back, or train anew without --resume."
@@ -115,18 +118,8 @@ class Run:
         self.conditions = conditions
 
 
-def check_tensorboard() -> None:
-    """Raises ValueError if TensorBoard's event files cannot be written here."""
-    if not find_spec("tensorboard"):
-        raise ValueError("Logs need TensorBoard. Received: --log-dir. Run `pip install -e '.[logs]'`, or leave it out.")
-
-
 def write_config(run: Run) -> None:
-    """Writes the options of a run as a TOML file, under the names that they have on the command line.
-
-    Raises:
-        OSError: The file cannot be written; what was there before is intact.
-    """
+    """Writes the options of a run as a TOML file, under their names on the command line. Raises OSError."""
     row, options = EXAMPLES[run.example], asdict(run.options)
     sizes = {name: value for name, value in options.pop("sizes").items() if name in row.sizes}
     path = Path(options.pop("save_config"))
