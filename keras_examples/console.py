@@ -5,6 +5,7 @@ Nothing heavier than Click is imported until a command runs.
 
 import contextlib
 import functools
+import io
 import json
 import math
 import os
@@ -37,6 +38,8 @@ def reported(example: str) -> Decorator:
         def command(as_json: bool, show_traceback: bool, **arguments: Any) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, interrupt)
+            for stream in (sys.stdin, sys.stdout, sys.stderr):
+                take_any_character(stream)
             try:
                 if "device" in arguments:  # Keras reads its device once, when it is imported
                     from keras_examples.devices import choose
@@ -66,6 +69,12 @@ def reported(example: str) -> Decorator:
         return command
 
     return decorate
+
+
+def take_any_character(stream: Any) -> None:
+    """Has what goes through a file or a pipe be UTF-8, as it is not on Windows, unless another encoding was asked for."""
+    if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+        stream.reconfigure(encoding=os.environ.get("PYTHONIOENCODING", "utf-8").split(":")[0] or None, errors="replace")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -362,6 +362,34 @@ def test_a_prompt_from_standard_input(tmp_path, trained_text):
     assert (result.returncode, result.stdout[:4], len(result.stdout)) == (0, "def ", 10)
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ябяабяаб"),
+        ({"PYTHONIOENCODING": "cp1252"}, "????????"),
+    ],
+    ids=["what is not said is UTF-8", "what is said counts"],
+)
+def test_any_character_goes_to_a_file(tmp_path, environment, expected):
+    from keras_examples import char_lstm, weights
+
+    model = char_lstm(3, 4)
+    weights.write(tmp_path / "small.safetensors", model, {"example": "charrnn", "vocabulary": "абя"})
+    command = [sys.executable, str(ROOT / "cli.py"), "charrnn", "sample", "--weights", "small.safetensors"]
+    result = subprocess.run(
+        [*command, "--prompt", "-", "--length", "5"],
+        cwd=tmp_path, env=os.environ | environment, input="ябя".encode(), capture_output=True,
+    )  # fmt: skip
+    if expected[0] == "?":  # what is typed in another encoding is no text that the model knows
+        assert b"Character outside the vocabulary" in result.stderr
+        result = subprocess.run(
+            [*command, "--length", "8"], cwd=tmp_path, env=os.environ | environment, capture_output=True
+        )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert len(result.stdout.decode().strip()) == 8
+    assert set(result.stdout.decode().strip()) <= set(expected)
+
+
 def test_a_closed_pipe_ends_quietly(tmp_path, trained_text):
     command = f"{sys.executable} {ROOT}/cli.py charrnn sample --weights {trained_text} --length 100000 | head -c 100"
     result = subprocess.run(

@@ -29,6 +29,7 @@ MEGABYTES = 500
 PATIENCE = 60  # seconds without a word until a worker is taken to hang
 TEXT = {"example": "charrnn", "sizes": {"units": 4, "layers": 2}, "vocabulary": "abcdefghi", "classes": None}
 KINDS = ("idx", "idx.gz", "labels", "labels.gz", "bin", "safetensors", "plain.safetensors")
+KINDS += ("checkpoint.h5",)
 KINDS += ("weights.h5", "plain.weights.h5", "keras", "made.weights.h5", "made.keras", "made.safetensors")
 
 
@@ -45,6 +46,7 @@ def good_files(folder):
     arrays = {name: variable.numpy() for name, variable in weights._variables(model)}
     plain = layouts.from_keras("charrnn", "tch", arrays)
     (folder / "plain.safetensors").write_bytes(safetensors_bytes({n: (a.shape, a.tobytes()) for n, a in plain.items()}))
+    compiled(model, folder / "good.checkpoint.h5")
     generator = np.random.default_rng(0)
     images = struct.pack(">4I", 0x803, 20, 28, 28) + generator.bytes(20 * 784)
     labels = struct.pack(">2I", 0x801, 20) + bytes(range(10)) * 2
@@ -55,7 +57,24 @@ def good_files(folder):
         files[kind] = (folder / f"good.{kind}").read_bytes()
     for kind in ("plain.weights.h5", "plain.safetensors"):
         files[kind] = (folder / kind).read_bytes()
+    files["checkpoint.h5"] = (folder / "good.checkpoint.h5").read_bytes()
     return files
+
+
+def compiled(model, checkpoint=None):
+    """A model as `fit` compiles it; writes a checkpoint of it if there is a path."""
+    from keras_examples.training.checkpoints import Checkpoints
+    from keras_examples.training.optimizers import optimizer
+    from keras_examples.training.run import Run
+
+    run = Run.begin("charrnn", {"data": "synthetic", "sizes": TEXT["sizes"]})
+    model.compile(optimizer(run.options, 10), "mse")
+    model.optimizer.build(model.trainable_variables)
+    if checkpoint:
+        kept = Checkpoints(checkpoint)
+        kept.newest = checkpoint
+        kept.write(model, run, {})
+    return model
 
 
 def safetensors_bytes(tensors, metadata=None, dtype="F32"):
@@ -207,6 +226,12 @@ def load(kind, folder, content):
         readers.read_mnist([folder / "images", path] * 2)
     elif kind.startswith("idx"):
         readers.read_mnist([path, folder / "labels"] * 2)
+    elif kind == "checkpoint.h5":
+        from keras_examples.models import build
+        from keras_examples.training import checkpoints
+
+        checkpoints.read_run(path)
+        checkpoints.restore(path, compiled(build("charrnn", {"vocabulary_size": 9, "units": 4, "layers": 2})))
     else:
         weights.describe(path)
         weights.restore(path, "charrnn")

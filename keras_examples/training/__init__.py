@@ -82,7 +82,7 @@ def fit(example: str, *, resume: bool = False, echo: Callable[[str], None] = pri
 def prepare(run: Run) -> Data:
     """Loads what a run learns from, and cuts it into what trains, validates and tests."""
     options, task, name = run.options, task_of(run.example), EXAMPLES[run.example].dataset
-    if run.checkpoint and options.data == "real" and not options.text:
+    if run.checkpoint and options.data != "synthetic" and not options.text:
         check_present(name, options.data_dir)  # a checkpoint says where to read, not where to download to
     with processes.first_on_machine_goes_ahead():
         dataset = load(name, options.data, options.data_dir, options.text)
