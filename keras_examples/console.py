@@ -72,7 +72,7 @@ def reported(example: str) -> Decorator:
 
 
 def take_any_character(stream: Any) -> None:
-    """Has what goes through a file or a pipe be UTF-8, as it is not on Windows, unless another encoding was asked for."""
+    """Has what goes through a file or a pipe be UTF-8, which Windows has not, unless another encoding was asked for."""
     if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
         stream.reconfigure(encoding=os.environ.get("PYTHONIOENCODING", "utf-8").split(":")[0] or None, errors="replace")
 
