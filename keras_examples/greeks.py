@@ -19,23 +19,14 @@ TINIEST = math.ulp(0)
 
 
 class Greeks(NamedTuple):
-    """The price of a call and its derivatives, arrays of one shape.
+    """The price of a call and its derivatives, arrays of one shape."""
 
-    Attributes:
-        price: In the currency of the forward, paid today.
-        delta: By the forward.
-        vega: By the volatility.
-        gamma: Twice by the forward.
-        vanna: By the forward and the volatility.
-        volga: Twice by the volatility.
-    """
-
-    price: np.ndarray
-    delta: np.ndarray
-    vega: np.ndarray
-    gamma: np.ndarray
-    vanna: np.ndarray
-    volga: np.ndarray
+    price: np.ndarray  # in the currency of the forward, paid today
+    delta: np.ndarray  # by the forward
+    vega: np.ndarray  # by the volatility
+    gamma: np.ndarray  # twice by the forward
+    vanna: np.ndarray  # by the forward and the volatility
+    volga: np.ndarray  # twice by the volatility
 
 
 def call_price(forward: Any, strike: Any, volatility: Any, maturity: Any, rate: Any) -> Any:
@@ -64,15 +55,9 @@ def greeks(forward: Any, strike: Any, volatility: Any, maturity: Any, rate: Any)
     its discounted intrinsic value: delta is the discount, 0 or, at the money, half the discount, and the rest is 0. At
     the money that is a choice, since gamma grows without limit there.
 
-    Args:
-        forward: Forward prices, above 0; this and all others numbers or arrays of any shapes that broadcast.
-        strike: Strikes, above 0.
-        volatility: A year, 0.3 for 30 %, at least 0.
-        maturity: Years left, at least 0.
-        rate: Continuously compounded, a year, 0.01 for 1 %.
-
-    Raises:
-        ValueError: an input that is not finite or too small, shapes that do not broadcast, or a result beyond float64.
+    Inputs are numbers or arrays that broadcast: forwards and strikes above 0, volatility (a year, 0.3 for 30 %) and
+    maturity (years left) at least 0, and the continuously compounded rate (a year). Raises ValueError if one is not so,
+    or not finite, or if a result is beyond float64.
     """
     names = ("forward", "strike", "volatility", "maturity", "rate")
     least = (TINIEST, TINIEST, 0, 0, -math.inf)

@@ -42,12 +42,12 @@ def test_each_epoch_has_its_own_order_and_the_same_one_again():
 def test_batches_gathered_together_and_asked_for_in_any_order_are_the_same(monkeypatch):
     x, y = images(), np.arange(10, dtype="int32")
     whole = ImageBatches(x, y, 2, seed=3)
-    monkeypatch.setattr("keras_examples.data.batches.AHEAD", 5 * x[0].nbytes)  # two batches of two
+    monkeypatch.setattr("keras_examples.data.batches.BLOCK", 5 * x[0].nbytes)  # two batches of two
     few = ImageBatches(x, y, 2, seed=3)
     for index in (0, 1, 2, 4, 3, 0, 2):
         for one, other in zip(whole[index], few[index]):
             np.testing.assert_array_equal(numpy(one), numpy(other))
-            assert len(few.y_held) <= 4 < len(whole.y_held)
+            assert len(few.y_block) <= 4 < len(whole.y_block)
 
 
 def test_targets_of_a_reconstruction_are_the_scaled_images():

@@ -36,8 +36,7 @@ USER_BLOCK = 512  # bytes, the least that HDF5 knows
 def claim(run: Run) -> Iterator["Checkpoints | None"]:
     """Lends the checkpoints of a run, whose weights file nobody else writes meanwhile; None if it writes nothing.
 
-    Raises:
-        OSError: Another process writes there, or a new run would overwrite the checkpoint of one that was interrupted.
+    Raises OSError if another process writes there, or a new run would overwrite what an interrupted one left.
     """
     if (path := run.path) is None:
         yield None
@@ -53,12 +52,7 @@ def claim(run: Run) -> Iterator["Checkpoints | None"]:
 
 
 class Checkpoints:
-    """The newest checkpoint of a run, and the one before.
-
-    Args:
-        weights_path: Where the run's weights will go.
-        resumed: The one that the run goes on from, or None.
-    """
+    """The newest checkpoint of a run, and the one before; `resumed` is the one that it goes on from, if any."""
 
     def __init__(self, weights_path: str | Path, resumed: Path | None = None):
         self.path = Path(weights_path)
@@ -89,13 +83,8 @@ class Checkpoints:
     def write(self, model: keras.Model, run: Run, best: dict[str, np.ndarray]) -> None:
         """Writes a checkpoint; all processes call this, and the first one writes.
 
-        Args:
-            model: Compiled model, its optimizer built.
-            run: The run, from where it stands.
-            best: What `weights_of` returned after the best epoch, if the run may stop early.
-
-        Raises:
-            OSError: the file cannot be written; the checkpoint before is intact.
+        `best` is what `weights_of` returned after the best epoch, if the run may stop early. Raises OSError if the file
+        cannot be written; the checkpoint before is intact.
         """
         start = time.monotonic()
         random = random_state(model)
@@ -125,15 +114,10 @@ class Checkpoints:
 
 
 def restore(path: Path, model: keras.Model, best: bool = False) -> dict[str, np.ndarray]:
-    """Gives a model and its optimizer the variables of a checkpoint, and returns the random state.
+    """Gives a model and its optimizer, which is built, the variables of a checkpoint.
 
-    Args:
-        path: The checkpoint.
-        model: Compiled model, its optimizer built; left as it was if anything does not fit.
-        best: Whether to return the best epoch's weights too.
-
-    Raises:
-        ValueError: not a checkpoint of such a model.
+    Returns the random state, and the best epoch's weights if asked for. Raises ValueError if the file is of another
+    model, which then is as it was.
     """
     expected = _arrays(model) | random_state(model) | (weights_of(model) if best else {})
     with _open(path) as file:
@@ -149,10 +133,7 @@ def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def random_state(model: keras.Model) -> dict[str, np.ndarray]:
-    """The states, `(processes, bytes)` uint8, of torch's generators on the CPU and the model's device.
-
-    All other random state is in variables.
-    """
+    """States `(processes, bytes)` uint8 of torch's generators on CPU and device; all others are in variables."""
     return {
         name: np.stack(processes.gathered(module.get_rng_state().numpy()))
         for name, module in _generators(model).items()
@@ -191,15 +172,8 @@ def _arrays(model: keras.Model) -> dict[str, np.ndarray]:
 def resume(example: str, given: Mapping[str, Any], echo: Callable[[str], None]) -> Run:
     """The run of an example that was interrupted, as its newest intact checkpoint has it.
 
-    Args:
-        example: Example id, such as `mnist-cnn`.
-        given: Options of `fit`. Those that say otherwise than the run was started with are refused, but for what may
-            have moved and what is only written.
-        echo: Takes a line if the newest checkpoint is damaged.
-
-    Raises:
-        ValueError: Other options, or a damaged checkpoint.
-        FileNotFoundError: No checkpoint.
+    Raises ValueError if that is damaged, or if options are given that say otherwise than the run was started with, but
+    for what may have moved and what is only written; FileNotFoundError if there is none.
     """
     asked = Run.begin(example, given)
     sources = ("real", "synthetic") if asked.options.data == "auto" else (asked.options.data,)

@@ -24,11 +24,8 @@ _stop_wanted = _stop_agreed = False
 def group() -> Iterator[None]:
     """Joins the processes that torchrun started with this one, until the block ends.
 
-    All but the first are silent from then on. If processes fail, the one that does so first says why.
-
-    Raises:
-        ValueError: The backend or the device cannot take part.
-        ConnectionError: Another process has ended, or gave no answer for half an hour.
+    All but the first are silent from then on. If processes fail, the one that does so first says why. Raises ValueError
+    if the backend or the device cannot take part, ConnectionError if another process has ended or is silent for long.
     """
     global rank, size, _stop_wanted, _stop_agreed
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or size > 1:
@@ -115,14 +112,8 @@ def exchange(
 ) -> tuple[list["torch.Tensor"], list["torch.Tensor"]]:
     """What a step would have come to if one process had seen all samples; all processes call this, to the same end.
 
-    Args:
-        gradients: Of the mean loss over this process's samples, float32.
-        states: What the metrics, which are sums over samples, come to with this process's samples.
-        before: What they were before, the same in all processes.
-        count: This process's samples; with 0 it adds nothing.
-
-    Returns:
-        Gradients of the mean loss over all samples, and states.
+    From the float32 gradients of the mean loss over this process's samples, and from what the metrics, which are sums
+    over samples, come to with these and were `before`, to those over all samples. With a count of 0 it adds nothing.
     """
     global _stop_agreed
     import torch
