@@ -185,7 +185,7 @@ def test_killed_or_stopped_a_run_goes_on_to_the_same_weights(tmp_path):
 def test_a_process_that_hangs_ends_the_run(tmp_path):
     (tmp_path / "impatient.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport cli\n"
-        "from keras_examples import processes\nprocesses.PATIENCE = 10\ncli.main()\n"
+        "from keras_examples.training import processes\nprocesses.PATIENCE = 10\ncli.main()\n"
     )
     command = [*TORCHRUN, "impatient.py", "mnist", "--data=synthetic", "--epochs=100000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -201,10 +201,25 @@ def test_a_process_that_hangs_ends_the_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_first_process_does_not_wait_for_ever_for_one_that_does_not_come(tmp_path):
+    script = "from keras_examples.training import processes\nprocesses.PATIENCE = 3\nwith processes.group(): pass"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environment = os.environ | alone | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "ConnectionError: Another process of this run has ended or hangs. Received: no answer in process 0 of 2"
+    )
+
+
+@pytest.mark.slow
 def test_an_error_in_all_processes_is_one_line(tmp_path):
-    code, output, errors = torchrun(ROOT / "cli.py", "mnist", "--data=real", "--data-dir=missing", cwd=tmp_path)
+    arguments = [ROOT / "cli.py", "charrnn", "--text=missing.txt"]
+    code, output, errors = torchrun(*arguments, cwd=tmp_path)
     assert (code, output) == (1, "")
     assert [line for line in errors.splitlines() if line.startswith("Error")] == [
-        "Error: No train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
-        "t10k-labels-idx1-ubyte.gz in missing. Received: data_dir='missing'. Run the command `datasets fetch mnist`."
+        "Error: missing.txt does not exist. Received: path='missing.txt'. Give a UTF-8 text file."
     ]

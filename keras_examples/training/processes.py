@@ -34,13 +34,15 @@ def group() -> Iterator[None]:
     import torch.distributed as dist
 
     timeout = timedelta(seconds=PATIENCE)
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    store, _, _ = _collective(lambda: next(dist.rendezvous("env://", timeout=timeout)))
     standard_error = os.dup(2)
     if rank:
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     try:
-        dist.init_process_group(_library(), timeout=timeout, store=store, rank=rank, world_size=size)
+        library = _library()
+        _collective(dist.init_process_group, library, None, timeout, size, rank, store)
         yield
     except BaseException:
         if store.add("failures", 1) > 1:
@@ -131,9 +133,9 @@ def exchange(
     return means, [old + change for old, change in zip(before, sums[len(gradients) :])]
 
 
-def _collective(function: Callable[..., Any], *arguments: Any) -> None:
+def _collective(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        function(*arguments)
+        return function(*arguments)
     except (RuntimeError, OSError) as error:
         raise ConnectionError(
             f"Another process of this run has ended or hangs. Received: no answer in process {rank} of {size}, from 0. "
