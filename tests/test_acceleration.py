@@ -22,7 +22,8 @@ def compiled(model, optimizer="adam", accelerated=False, cuda_graph=False, **opt
     options = {"loss": crossentropy(), "metrics": ["accuracy"], **options}
     model.compile(optimizer=optimizer, **options)
     if accelerated:
-        accelerate(model, cuda_graph)
+        centred = getattr(model.optimizer, "centred", None)
+        accelerate(model, around_update=centred, cuda_graph=cuda_graph)
     return model
 
 
