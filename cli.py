@@ -11,7 +11,6 @@ if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "keras-examples": 
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
 import json
-import math
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,20 +19,16 @@ from click import echo
 
 from keras_examples.console import (
     Commands,
-    Decorator,
     DefaultCommands,
-    Range,
-    Widths,
     choose_backend,
     options,
     read_config,
+    recipe_options,
     reported,
 )
-from keras_examples.examples import COMMANDS, EXAMPLES, Example
+from keras_examples.examples import COMMANDS, EXAMPLES
 
-COUNT, SIZE, SEED = click.IntRange(1), click.IntRange(1, 65536), click.IntRange(0, 2**32 - 1)
-FRACTION, FINITE = Range(0, 1, max_open=True), Range(0, math.inf, max_open=True)
-POSITIVE = Range(0, math.inf, min_open=True, max_open=True)
+COUNT, SEED = click.IntRange(1), click.IntRange(0, 2**32 - 1)
 PATH, FOLDER = click.Path(), click.Path(file_okay=False)
 
 
@@ -127,37 +122,6 @@ run_options = options(
     data_options,
     device_options,
 )
-
-
-def recipe_options(rows: dict[str, Example]) -> Decorator:
-    """Options for the sizes of a model and the fields of a recipe; the help shows what each architecture has."""
-    sizes = {name: size for row in rows.values() for name, size in row.sizes.items()}
-    kinds = {tuple: Widths(), float: FRACTION, int: SIZE}
-    defaults = {
-        arch: vars(row.recipe) | {name: size.default for name, size in row.sizes.items()} for arch, row in rows.items()
-    }
-
-    def option(flag: str, type: Any, help: str) -> Decorator:
-        name = flag.split("/")[0][2:].replace("-", "_")
-        shown = {arch: str(row[name]).lower().strip("(,)") for arch, row in defaults.items() if name in row}
-        if len(shown) == len(rows) and len({*shown.values()}) == 1:
-            shown = {"": shown.popitem()[1]}
-        text = ", ".join(f"{arch} {value}".strip() for arch, value in shown.items())
-        return click.option(flag, type=type, default=None, help=f"{help}  [default: {text}]")
-
-    return options(
-        *[option(f"--{name.replace('_', '-')}", kinds[type(size.default)], size.help) for name, size in sizes.items()],
-        option("--epochs", COUNT, "Passes over the training data."),
-        option("--batch-size", COUNT, "Samples a step."),
-        option("--learning-rate", POSITIVE, "Peak of the one-cycle schedule."),
-        option("--optimizer", click.Choice(["sgd", "adam", "adamw"]), "How steps are taken."),
-        option("--clip-norm", FINITE, "Largest norm of the gradient; 0 does not clip."),
-        option("--centre", Range(0, 1), "Brightness that counts as zero in the first layer's steps."),
-        option("--augment/--no-augment", None, "Shift (and flip photos) at random in training."),
-        option("--shift", click.IntRange(0, 16), "Largest shift in pixels when augmenting."),
-        option("--flip/--no-flip", None, "Mirror half of the images when augmenting."),
-        option("--validation-split", FRACTION, "Last fraction of the training data to validate on; 0: the test data."),
-    )
 
 
 @click.group(

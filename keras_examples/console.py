@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from keras_examples.examples import Example
+
 TOML_WORDS = {bool: "true or false", tuple: "a list of whole numbers", int: "a whole number", float: "a number"}
 TOML_WORDS |= {str: "a string"}
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -195,3 +197,35 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
             words = TOML_WORDS[type(converted)]
             raise click.BadParameter(f"{key!r} in {path!r} has to be {words}. Received: {value!r}.")
         ctx.default_map[str(option.name)] = converted
+
+
+def recipe_options(rows: dict[str, Example]) -> Decorator:
+    """Options for the sizes of a model and the fields of a recipe; the help shows what each architecture has."""
+    sizes = {name: size for row in rows.values() for name, size in row.sizes.items()}
+    count, fraction = click.IntRange(1), Range(0, 1, max_open=True)
+    kinds = {tuple: Widths(), float: fraction, int: click.IntRange(1, 65536)}
+    defaults = {
+        arch: vars(row.recipe) | {name: size.default for name, size in row.sizes.items()} for arch, row in rows.items()
+    }
+
+    def option(flag: str, type: Any, help: str) -> Decorator:
+        name = flag.split("/")[0][2:].replace("-", "_")
+        shown = {arch: str(row[name]).lower().strip("(,)") for arch, row in defaults.items() if name in row}
+        if len(shown) == len(rows) and len({*shown.values()}) == 1:
+            shown = {"": shown.popitem()[1]}
+        text = ", ".join(f"{arch} {value}".strip() for arch, value in shown.items())
+        return click.option(flag, type=type, default=None, help=f"{help}  [default: {text}]")
+
+    return options(
+        *[option(f"--{name.replace('_', '-')}", kinds[type(size.default)], size.help) for name, size in sizes.items()],
+        option("--epochs", count, "Passes over the training data."),
+        option("--batch-size", count, "Samples a step."),
+        option("--learning-rate", Range(0, math.inf, min_open=True, max_open=True), "Peak of the one-cycle schedule."),
+        option("--optimizer", click.Choice(["sgd", "adam", "adamw"]), "How steps are taken."),
+        option("--clip-norm", Range(0, math.inf, max_open=True), "Largest norm of the gradient; 0 does not clip."),
+        option("--centre", Range(0, 1), "Brightness that counts as zero in the first layer's steps."),
+        option("--augment/--no-augment", None, "Shift (and flip photos) at random in training."),
+        option("--shift", click.IntRange(0, 16), "Largest shift in pixels when augmenting."),
+        option("--flip/--no-flip", None, "Mirror half of the images when augmenting."),
+        option("--validation-split", fraction, "Last fraction of the training data to validate on; 0: the test data."),
+    )

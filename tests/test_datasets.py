@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_examples import data as datasets
-from keras_examples.data import fetch, load_cifar10, load_mnist, load_text, status, verify
+from keras_examples.data import DATASETS, downloads, fetch, load_cifar10, load_mnist, load_text, status, verify
 from keras_examples.data.downloads import DownloadError
 from keras_examples.data.readers import CIFAR10_FILES
 
 LOADERS = {"mnist": load_mnist, "cifar10": load_cifar10, "tinyshakespeare": load_text}
 REAL = Path(__file__).parent.parent / "datasets"
-MNIST = [published.path for published in datasets.DATASETS["mnist"].files]
+MNIST = [published.path for published in DATASETS["mnist"].files]
 
 
 def idx(array):
@@ -43,7 +42,7 @@ def offline(monkeypatch):
     def download(mirrors, target, sha256, size):
         raise DownloadError(f"Cannot download {target.name}: host not found.")
 
-    monkeypatch.setattr(datasets, "download", download)
+    monkeypatch.setattr(downloads, "download", download)
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def online(monkeypatch):
             write(target.parent, {target.name: b"To be, or not"})
         return target
 
-    monkeypatch.setattr(datasets, "download", download)
+    monkeypatch.setattr(downloads, "download", download)
     return asked
 
 
@@ -112,7 +111,7 @@ def test_unknown_kind_of_data(load):
 def test_auto_cannot_write(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "download", lambda *_: (tmp_path / "file" / "folder").mkdir())
+        patch.setattr(downloads, "download", lambda *_: (tmp_path / "file" / "folder").mkdir())
         assert "Not a directory" in load_text(data_dir=tmp_path / "file").note
 
 
@@ -221,7 +220,7 @@ def test_cifar10_status(tmp_path, offline):
 
 def test_cifar10_fetches_the_archive_if_a_file_is_missing(tmp_path, monkeypatch):
     write(tmp_path, dict.fromkeys(CIFAR10_FILES[1:], b""))
-    monkeypatch.setattr(datasets, "download", lambda mirrors, target, sha256, size: target)
+    monkeypatch.setattr(downloads, "download", lambda mirrors, target, sha256, size: target)
     assert fetch("cifar10", tmp_path) == (tmp_path / "cifar-10-binary.tar.gz",)
 
 
@@ -229,10 +228,10 @@ def test_verify(tmp_path, monkeypatch):
     files = tiny_mnist()
     write(tmp_path, files)
     digest = hashlib.sha256((tmp_path / MNIST[0]).read_bytes()).hexdigest()
-    row = datasets.DATASETS["mnist"]
+    row = DATASETS["mnist"]
     first, *others = row.files
     changed = dataclasses.replace(row, files=(first._replace(sha256=digest), *others))
-    monkeypatch.setitem(datasets.DATASETS, "mnist", changed)
+    monkeypatch.setitem(DATASETS, "mnist", changed)
     assert list(verify("mnist", tmp_path).values()) == ["SHA-256 as published", *["structure checked"] * 3]
 
 

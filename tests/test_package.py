@@ -101,11 +101,9 @@ def imports_torch(nodes):
     return any(name.split(".")[0] == "torch" for name in names)
 
 
-CORE = [
-    "cli.py",
-    *(f"keras_examples/{name}.py" for name in ("examples", "models", "layers", "data/__init__", "data/batches")),
-]
-CORE += [f"keras_examples/training/{name}.py" for name in ("__init__", "run", "tasks", "callbacks", "optimizers")]
+# What a run goes through in one process, where nothing interrupts it.
+CORE = ["../cli", "examples", "models", "layers", "data/__init__", "data/batches"]
+CORE += [f"training/{name}" for name in ("__init__", "run", "tasks", "callbacks", "optimizers")]
 
 
 def code_lines(function):
@@ -117,7 +115,7 @@ def code_lines(function):
 
 def test_the_house_stays_small():
     """As docs/developing.md promises: a core to read in an evening, and nothing that does not fit on a few screens."""
-    assert sum(len(path.read_text().splitlines()) for path in CORE) <= 2000
+    assert sum(len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in CORE) <= 2000
     for path in [ROOT / "cli.py", *PACKAGE.rglob("*.py")]:
         text = path.read_text()
         assert len(text.splitlines()) <= (430 if path.name == "cli.py" else 300), path

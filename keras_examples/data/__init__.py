@@ -5,19 +5,21 @@ data folder.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import click
 import numpy as np
 
 from keras_examples.data.catalogue import DATASETS
-from keras_examples.data.downloads import download
+from keras_examples.data.downloads import Status, check_present, fetch, lacking, status
 from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
+
+__all__ = ["DATASETS", "Images", "Status", "Text", "check_present", "fetch", "load", "load_cifar10", "load_mnist"]
+__all__ += ["load_text", "status", "verify"]
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,6 @@ class Text:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.from_text(self.train + self.validation)
-
-
-class Status(NamedTuple):
-    """The files that a data set is read from; `state` is `"complete"`, `"incomplete"` or `"missing"`."""
-
-    state: str
-    files: tuple[Path, ...]
-    missing: tuple[Path, ...]
 
 
 def load_mnist(data: str = "auto", data_dir: str | Path = "datasets") -> Images:
@@ -123,33 +117,6 @@ def _packed(name: str, source: str, class_names: tuple[str, ...], content: Any, 
     return Images(name, source, class_names, x_train, y_train, x_test, y_test, note)
 
 
-def status(name: str, data_dir: str | Path = "datasets") -> Status:
-    """Says from which files a data set would be read, in whichever form they are there, and which are missing."""
-    files: list[Path] = []
-    for published in DATASETS[name].files:
-        forms = [[Path(data_dir, path) for path in form] for form in (*published.forms, (published.path,))]
-        present = [sum(path.is_file() for path in form) for form in forms]
-        whole = [form for form, count in zip(forms, present) if count == len(form)]
-        begun = [form for form, count in zip(forms, present) if count]
-        files += (whole or begun or forms[-1:])[0]
-    missing = tuple(path for path in files if not path.is_file())
-    state = "complete" if not missing else "incomplete" if len(missing) < len(files) else "missing"
-    return Status(state, tuple(files), missing)
-
-
-def fetch(name: str, data_dir: str | Path = "datasets") -> tuple[Path, ...]:
-    """Downloads what is missing of a data set, into a folder that is made if need be; returns the new files.
-
-    Raises DownloadError if no mirror delivered one of them, and OSError if the folder cannot be written to.
-    """
-    missing = status(name, data_dir).missing
-    return tuple(
-        download(published.mirrors, Path(data_dir, published.path), published.sha256, published.size)
-        for published in DATASETS[name].files
-        if any(Path(data_dir, path) in missing for form in ((published.path,), *published.forms) for path in form)
-    )
-
-
 def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
     """Reads the whole of a data set, and compares its files with the published ones.
 
@@ -167,15 +134,6 @@ def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
     return findings
 
 
-def check_present(name: str, data_dir: str | Path = "datasets") -> None:
-    """Raises FileNotFoundError if files of a data set are missing."""
-    if missing := status(name, data_dir).missing:
-        raise FileNotFoundError(
-            f"{_lacking(name, data_dir, missing)} Received: data_dir={str(data_dir)!r}. Run the command "
-            f"`datasets fetch {name}`."
-        )
-
-
 def _why_synthetic(name: str, data: str, data_dir: str | Path) -> str:
     """Sees to it that a data set's files are there, and returns why they are not; '' if they are."""
     if data == "synthetic":
@@ -184,17 +142,10 @@ def _why_synthetic(name: str, data: str, data_dir: str | Path) -> str:
     try:
         fetch(name, data_dir)
     except OSError as error:
-        reason = f"{_lacking(name, data_dir, missing)} {error}"
+        reason = f"{lacking(name, data_dir, missing)} {error}"
         if data == "real":
             raise type(error)(reason) from error
         note = f"Synthetic stand-in, NOT {name}: {reason}"
         click.echo(f"WARNING: {note}", err=True)
         return note
     return ""
-
-
-def _lacking(name: str, data_dir: str | Path, missing: Sequence[Path]) -> str:
-    """What a data folder lacks, and what it has in its place."""
-    others = DATASETS[name].look_alikes.items()
-    found = [f" {path} there {why}." for path, why in others if Path(data_dir, path).exists()]
-    return f"{data_dir} has no {', '.join(path.name for path in missing)}.{''.join(found)}"

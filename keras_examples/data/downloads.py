@@ -1,4 +1,4 @@
-"""Downloads a file from the first mirror that delivers it, checked and whole."""
+"""Which files of a data set are there, and downloads of the others, from the first mirror that delivers them whole."""
 
 import hashlib
 import http.client
@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass, urlopen
 
 import click
 
+from keras_examples.data.catalogue import DATASETS
 from keras_examples.files import whole_file
 
 LOOKUP_SECONDS = 1.5  # for the names of all mirrors together: this is how an offline machine is noticed
@@ -29,6 +30,57 @@ class DownloadError(OSError):
 
 class _MirrorFailed(Exception):
     """Why one mirror did not. No `OSError`, which would read as a failure to write."""
+
+
+class Status(NamedTuple):
+    """The files that a data set is read from; `state` is `"complete"`, `"incomplete"` or `"missing"`."""
+
+    state: str
+    files: tuple[Path, ...]
+    missing: tuple[Path, ...]
+
+
+def status(name: str, data_dir: str | Path = "datasets") -> Status:
+    """Says from which files a data set would be read, in whichever form they are there, and which are missing."""
+    files: list[Path] = []
+    for published in DATASETS[name].files:
+        forms = [[Path(data_dir, path) for path in form] for form in (*published.forms, (published.path,))]
+        present = [sum(path.is_file() for path in form) for form in forms]
+        whole = [form for form, count in zip(forms, present) if count == len(form)]
+        begun = [form for form, count in zip(forms, present) if count]
+        files += (whole or begun or forms[-1:])[0]
+    missing = tuple(path for path in files if not path.is_file())
+    state = "complete" if not missing else "incomplete" if len(missing) < len(files) else "missing"
+    return Status(state, tuple(files), missing)
+
+
+def fetch(name: str, data_dir: str | Path = "datasets") -> tuple[Path, ...]:
+    """Downloads what is missing of a data set, into a folder that is made if need be; returns the new files.
+
+    Raises DownloadError if no mirror delivered one of them, and OSError if the folder cannot be written to.
+    """
+    missing = status(name, data_dir).missing
+    return tuple(
+        download(published.mirrors, Path(data_dir, published.path), published.sha256, published.size)
+        for published in DATASETS[name].files
+        if any(Path(data_dir, path) in missing for form in ((published.path,), *published.forms) for path in form)
+    )
+
+
+def check_present(name: str, data_dir: str | Path = "datasets") -> None:
+    """Raises FileNotFoundError if files of a data set are missing."""
+    if missing := status(name, data_dir).missing:
+        raise FileNotFoundError(
+            f"{lacking(name, data_dir, missing)} Received: data_dir={str(data_dir)!r}. Run the command "
+            f"`datasets fetch {name}`."
+        )
+
+
+def lacking(name: str, data_dir: str | Path, missing: Sequence[Path]) -> str:
+    """What a data folder lacks, and what it has in its place."""
+    others = DATASETS[name].look_alikes.items()
+    found = [f" {path} there {why}." for path, why in others if Path(data_dir, path).exists()]
+    return f"{data_dir} has no {', '.join(path.name for path in missing)}.{''.join(found)}"
 
 
 def download(mirrors: Sequence[str], target: str | Path, sha256: str, size: int) -> Path:

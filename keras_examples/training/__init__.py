@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from keras_examples.show.reports import has_progress_bar
 from keras_examples.training import checkpoints, processes
 from keras_examples.training.callbacks import Progress, Stopped
 from keras_examples.training.checkpoints import Checkpoints
-from keras_examples.training.logs import Logs
+from keras_examples.training.logs import Logs, draw_run
 from keras_examples.training.optimizers import optimizer
 from keras_examples.training.run import Run, write_config
 from keras_examples.training.tasks import Data, task_of
@@ -61,7 +60,7 @@ def fit(example: str, *, resume: bool = False, echo: Callable[[str], None] = pri
             progress = train(model, data, run, kept, echo)
             figures = {"loss": None} if run.interrupted else finish(model, data, run, kept)
         path = kept.path if kept and not run.interrupted else None
-        picture = _picture(path, figures, model, data, run, echo)
+        picture = draw_run(path, figures, model, data, run, echo)
         if progress.logs:
             progress.logs.finish(picture)
     return {
@@ -239,27 +238,6 @@ def evaluate(
         "seconds": time.perf_counter() - start,
         "classes": dataset.class_names,
     }
-
-
-def _picture(
-    path: Path | None, figures: dict[str, Any], model: keras.Model, data: Data, run: Run, echo: Callable[[str], None]
-) -> Path | None:
-    """Draws a run beside its weights. Whatever goes wrong is said, and raises nothing: the run is worth more."""
-    if not (path and run.options.plot) or processes.rank:
-        return None
-    dataset, task = data.dataset, data.task
-    title = f"{run.example} on {dataset.name} ({dataset.source} data): test loss {figures['loss']:.4f}"
-    title += f", accuracy {figures['accuracy']:.2%}" if "accuracy" in figures else ""
-    draw = partial(task.draw, model=model, arrays=data.test, names=dataset.vocabulary or dataset.class_names)
-    picture = Path(str(path.with_suffix("")).removesuffix(".weights") + ".png")
-    try:
-        from keras_examples.show import plots  # matplotlib is not needed before
-
-        plots.save_run(picture, title, run.history, task.curves, draw)
-    except Exception as error:
-        echo(f"no picture of the run: {error}")
-        return None
-    return picture
 
 
 def _report(example: str, source: str, figures: dict[str, Any], model: keras.Model, path: Any) -> dict[str, Any]:

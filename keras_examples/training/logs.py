@@ -1,13 +1,17 @@
-"""What a run writes for other tools as it goes: TensorBoard's event files, and a table."""
+"""What a run writes for people and other tools: a picture, TensorBoard's event files, and a table."""
 
 import csv
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from PIL import Image
 
 from keras_examples.files import whole_file
+from keras_examples.training import processes
 from keras_examples.training.run import Run
 from keras_examples.training.tasks import Data
 
@@ -59,3 +63,24 @@ class Logs(keras.callbacks.Callback):
             with Image.open(picture) as image:
                 self.writer.add_image("run", np.asarray(image.convert("RGB")), self.run.epoch, dataformats="HWC")
         self.writer.close()
+
+
+def draw_run(
+    path: Path | None, figures: dict[str, Any], model: keras.Model, data: Data, run: Run, echo: Callable[[str], None]
+) -> Path | None:
+    """Draws a run beside its weights. Whatever goes wrong is said, and raises nothing: the run is worth more."""
+    if not (path and run.options.plot) or processes.rank:
+        return None
+    dataset, task = data.dataset, data.task
+    title = f"{run.example} on {dataset.name} ({dataset.source} data): test loss {figures['loss']:.4f}"
+    title += f", accuracy {figures['accuracy']:.2%}" if "accuracy" in figures else ""
+    draw = partial(task.draw, model=model, arrays=data.test, names=dataset.vocabulary or dataset.class_names)
+    picture = Path(str(path.with_suffix("")).removesuffix(".weights") + ".png")
+    try:
+        from keras_examples.show import plots  # matplotlib is not needed before
+
+        plots.save_run(picture, title, run.history, task.curves, draw)
+    except Exception as error:
+        echo(f"no picture of the run: {error}")
+        return None
+    return picture
