@@ -198,13 +198,12 @@ def add_example(command: str) -> None:
     @reported(f"{command} save {command}.safetensors{shown}")
     def save(target: str, names: str | None, path: str | None, arch: str = first, text: str | None = None) -> Any:
         """Writes trained weights to PATH, in the format it ends in: .weights.h5, .keras, .safetensors or .onnx."""
-        from keras_examples.weights import find, restore, run_name, write
+        from keras_examples.weights import convert, find, run_name
 
         if names and not target.endswith(".safetensors"):
             raise click.UsageError(f"--names is for .safetensors files. Received: {target}. Leave it out.")
         source = find(run_name(ids[arch], text), path)
-        model, metadata = restore(source, ids[arch])
-        write(target, model, metadata, names or "candle")
+        metadata = convert(source, target, ids[arch], names, text)
         echo(f"{source} written to {target}")
         return {"example": metadata["example"], "data": metadata["data"], "weights": target}
 

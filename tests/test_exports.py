@@ -29,7 +29,10 @@ def test_images_in_predictions_out(tmp_path, example):
     model = randomised(example)
     session = session_of(tmp_path / "model.onnx", model, example)
     (given,) = session.get_inputs()
-    assert (given.name, given.type) == ("images", "tensor(uint8)")
+    assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", *model.input_shape[1:]])
+    (output,) = session.get_outputs()
+    name = "reconstruction" if example == "autoencoder" else "logits"
+    assert (output.name, output.shape) == (name, ["batch", *model.output_shape[1:]])
     x = np.random.default_rng(1).integers(256, size=(3, *model.input_shape[1:])).astype("uint8")
     np.testing.assert_allclose(session.run(None, {"images": x})[0], model.predict(x, verbose=0), atol=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -40,6 +43,8 @@ def test_a_recurrence_is_stepped(tmp_path):
     model = randomised("charrnn", **sizes)
     session = session_of(tmp_path / "model.onnx", model, "charrnn", **sizes)
     assert [given.name for given in session.get_inputs()] == ["ids", "h0", "c0", "h1", "c1"]
+    outputs = {output.name: output.shape for output in session.get_outputs()}
+    assert outputs == {"logits": ["batch", 9]} | {f"next_{name}": ["batch", 6] for name in ("h0", "c0", "h1", "c1")}
     ids = np.random.default_rng(1).integers(9, size=(3, 20)).astype("int32")
     states, logits = [np.zeros((3, 6), "float32")] * 4, []
     for column in ids.T:

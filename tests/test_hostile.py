@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import select
 import struct
@@ -31,6 +32,7 @@ TEXT = {"example": "charrnn", "sizes": {"units": 4, "layers": 2}, "vocabulary": 
 KINDS = ("idx", "idx.gz", "labels", "labels.gz", "bin", "safetensors", "plain.safetensors")
 KINDS += ("checkpoint.h5",)
 KINDS += ("weights.h5", "plain.weights.h5", "keras", "made.weights.h5", "made.keras", "made.safetensors")
+KINDS += ("named.safetensors", "described.keras")
 
 
 def good_files(folder):
@@ -43,8 +45,7 @@ def good_files(folder):
     for suffix in ("weights.h5", "keras", "safetensors"):
         weights.write(folder / f"good.{suffix}", model, TEXT)
     model.save_weights(folder / "plain.weights.h5")
-    arrays = {name: variable.numpy() for name, variable in weights._variables(model)}
-    plain = layouts.from_keras("charrnn", "tch", arrays)
+    plain = layouts.tensors(layouts.layers_of(model), model.get_weights(), "tch", "char_lstm")
     (folder / "plain.safetensors").write_bytes(safetensors_bytes({n: (a.shape, a.tobytes()) for n, a in plain.items()}))
     compiled(model, folder / "good.checkpoint.h5")
     generator = np.random.default_rng(0)
@@ -213,12 +214,54 @@ def made_safetensors(draw, folder):
     return struct.pack("<Q", draw.choice([len(text)] * 8 + [2**63, 2**64 - 1, 0, len(text) + 1, 10**8])) + text + arrays
 
 
+def named_safetensors(draw, folder):
+    """A safetensors file of the right shapes, or nearly, with names that fit, mislead, or take long to compare."""
+    schemes = ["lstm.{n}_l{i}", "{n}_l{i}", "{n}_l0__{c}", "{n}__{c}", "cell{i}.{n}", "{r}.{n}", "{c}", "x{c}y{r}"]
+    schemes += ["{n}" * 30, "{n}" + "_" * 150 + "{c}", "9" * 100 + "{c}.{n}", "w" * 5000 + "{c}", "layers/lstm/{c}"]
+    scheme, letters, tensors = draw.choice([*schemes[:3] * 3, *schemes]), "", {}
+    for count in range(4 * draw.choice([1, 2, 2, 2, 5, 10, 40, 120])):
+        parameter = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[count % 4]
+        shape = (16, 9 if count == 0 else 4) if count % 4 < 2 else (16,)
+        shape = draw.choice([shape] * 100 + [shape[::-1], (4, 4), (1,) * 30, (16, 16)])
+        letters = "".join(draw.choice("abcdefgh") for _ in range(3)) if count % 4 == 0 else letters
+        tensors[scheme.format(n=parameter, i=count // 4, c=count, r=letters)] = shape
+    head = draw.choice(["head.", "", "ln1.", letters])
+    tensors |= {f"{head}weight": (9, 4), f"{head}bias": (9,)}
+    number = struct.pack("<d", draw.choice([0.1, 0.1, 0.1, 1e300, float("nan"), float("inf")]))
+    arrays = {name: (shape, number * int(np.prod(shape))) for name, shape in tensors.items()}
+    return safetensors_bytes(arrays, draw.choice([None, None, {"keras_examples": hostile_text(draw)}]), "F64")
+
+
+def described_keras(draw, folder):
+    """A `.keras` file whose description of the network is of another one, or of none."""
+
+    def changed(part):
+        if isinstance(part, dict):
+            return {
+                draw.choice([key] * 1000 + ["layers", "name", "x\x1b"]): changed(value) for key, value in part.items()
+            }
+        if isinstance(part, list):
+            return [changed(value) for value in part for _ in range(draw.choice([1] * 300 + [0, 2, 50]))]
+        odd = [None, -1, "x", "\x1b[2J", "9" * 10_000, [], {}, [[]], 1e308, {"layers": []}, "Functional", "Sequential"]
+        return draw.choice([part] * 1000 + odd)
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(folder / "good.keras") as good, zipfile.ZipFile(content, "w") as archive:
+        for name in good.namelist():
+            data = good.read(name)
+            if name == "config.json":
+                nested = b'{"config": {"layers": [' * draw.choice([10, 1000, 100_000])
+                data = draw.choice([json.dumps(changed(json.loads(data))).encode()] * 9 + [nested])
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
 def load(kind, folder, content):
     """Loads the file of a case as a user's command would."""
     from keras_examples import weights
     from keras_examples.data import readers
 
-    path = folder / ("case." + kind.removeprefix("made.").removeprefix("plain."))
+    path = folder / ("case." + re.sub("^(made|plain|named|described)[.]", "", kind))
     path.write_bytes(content)
     if kind == "bin":
         readers.read_cifar10([path] * 6)
@@ -250,6 +293,7 @@ def work(first, last, folder):
     for kind, content in files.items():
         load(kind, folder, content)  # the undamaged file is valid
     makers = {"made.weights.h5": made_hdf5, "made.keras": made_archive, "made.safetensors": made_safetensors}
+    makers |= {"named.safetensors": named_safetensors, "described.keras": described_keras}
     base = peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     for case in range(first, last):
         draw = random.Random(case)
@@ -301,7 +345,7 @@ def attempt(first, last, folder, advance=lambda cases: None):
 
 
 def test_damaged_and_hostile_files_are_loaded_or_refused(tmp_path):
-    outcomes, _, wrong = attempt(0, 390, tmp_path)
+    outcomes, _, wrong = attempt(0, 450, tmp_path)
     assert not wrong
     assert outcomes["valid"] > 20
     assert outcomes["refused"] > 200

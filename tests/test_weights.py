@@ -5,42 +5,22 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from small import assert_same, randomised, sizes_of, small
 
 import keras_examples
 from keras_examples import mnist_cnn, mnist_linear, mnist_mlp, weights
-from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.examples import EXAMPLES
+from keras_examples.models import build
 from keras_examples.weights import formats, layouts
 
 FORMATS = ["model.weights.h5", "model.keras", "model.safetensors"]
-MODELS = {
-    "mnist-linear": ("mnist_linear", {}),
-    "mnist-mlp": ("mnist_mlp", {"hidden_units": [12, 7]}),
-    "mnist-cnn": ("mnist_cnn", {}),
-    "cifar-dense": ("cifar_dense", {"hidden_units": [5]}),
-    "cifar-cnn": ("cifar_cnn", {}),
-    "autoencoder": ("conv_autoencoder", {}),
-    "charrnn": ("char_lstm", {"vocabulary_size": 9, "units": 6, "layers": 2}),
-}
-
-
-def randomised(model):
-    generator = np.random.default_rng(0)
-    model.set_weights([generator.normal(size=w.shape) for w in model.get_weights()])
-    return model
-
-
-def assert_same(one, other):
-    for left, right in zip(one.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("example", MODELS)
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_round_trip_rebuilds_the_model_from_the_file(tmp_path, example, name):
-    builder, sizes = MODELS[example]
-    model = randomised(getattr(keras_examples, builder)(**sizes))
-    metadata = {"example": example, "sizes": sizes, "data": "real"}
-    weights.write(tmp_path / name, model, metadata)
+    model, sizes = small(example), sizes_of(example)
+    weights.write(tmp_path / name, model, {"example": example, "sizes": sizes, "data": "real"})
     restored, found = weights.restore(tmp_path / name, example)
     assert found["sizes"].items() >= sizes.items()
     assert found.items() >= {"example": example, "data": "real"}.items()
@@ -49,13 +29,11 @@ def test_round_trip_rebuilds_the_model_from_the_file(tmp_path, example, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("example", MODELS)
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_keras_reads_our_files_and_we_read_those_of_keras(tmp_path, example):
-    builder, sizes = MODELS[example]
-    build = getattr(keras_examples, builder)
-    model = randomised(build(**sizes))
+    model = small(example)
     weights.write(tmp_path / "ours.weights.h5", model, {})
-    theirs = build(**sizes)
+    theirs = build(example, sizes_of(example))
     theirs.load_weights(tmp_path / "ours.weights.h5")
     assert_same(model, theirs)
     model.save_weights(tmp_path / "theirs.weights.h5")
@@ -77,13 +55,12 @@ def test_the_optimizer_stays_out(tmp_path):
 
 def test_another_architecture_is_named(tmp_path):
     weights.write(tmp_path / "mlp.weights.h5", mnist_mlp((12,)), {})
-    message = r"layers/dense/vars/0 is \(784, 50\) in mnist_mlp and \(784, 12\) in the file. Received: path="
-    with pytest.raises(ValueError, match=message):
-        weights.restore(tmp_path / "mlp.weights.h5", "mnist-mlp", {"hidden_units": (50,)})
-    with pytest.raises(ValueError, match=r"layers/dense_2/vars/0 is \(10, 10\) in mnist_mlp and absent in the file"):
-        weights.restore(tmp_path / "mlp.weights.h5", "mnist-mlp", {"hidden_units": (12, 10)})
+    for asked in ((50,), (12, 10)):
+        message = rf"hidden_units is \[12\] in the file, asked for \({', '.join(map(str, asked))},?\)\. Received: path="
+        with pytest.raises(ValueError, match=message):
+            weights.restore(tmp_path / "mlp.weights.h5", "mnist-mlp", {"hidden_units": asked})
     weights.write(tmp_path / "cnn.weights.h5", mnist_cnn(), {})
-    with pytest.raises(ValueError, match=r"tensors of mnist-mlp are .*, those in the file layers/conv2d/vars/0"):
+    with pytest.raises(ValueError, match=r"its layers are Dense .*, and in the file are layers/conv2d/vars/0 "):
         weights.restore(tmp_path / "cnn.weights.h5", "mnist-mlp")
 
 
@@ -112,7 +89,7 @@ def test_a_truncated_file_is_refused(tmp_path, name):
 
 def test_an_empty_hdf5_file_is_refused(tmp_path):
     h5py.File(tmp_path / "empty.weights.h5", "w").close()
-    with pytest.raises(ValueError, match="those in the file none"):
+    with pytest.raises(ValueError, match="in the file are nothing"):
         weights.restore(tmp_path / "empty.weights.h5", "mnist-linear")
 
 
@@ -207,7 +184,7 @@ def test_the_checksum_is_of_the_weights_and_not_of_the_format(tmp_path):
             {"sizes": {"hidden_units": [10**9]}},
             r"hidden_units is \[1000000000\] by the metadata and \[12\] by the arrays",
         ),
-        ({"sizes": {"layers": 10**9}}, "layers is 1000000000 by the metadata and 0 by the arrays"),
+        ({"sizes": {"layers": 10**9}}, "layers is 1000000000 by the metadata and unknown by the arrays"),
         ({"sizes": {"units": "x" * 1000}}, "units is 'x{59} by the metadata"),
         ({"sizes": {"\x1b[2J": 1}}, "the metadata's names cannot be printed"),
         ({"sizes": [12]}, "the metadata's sizes is no dict"),
@@ -244,7 +221,8 @@ def test_shapes_that_contradict_each_other_build_no_model(tmp_path):
             file[f"layers/{name}"] = np.zeros(shape, "float32")
         file["layers/dense_1/vars/1"] = np.zeros(10, "float32")
     with pytest.raises(
-        ValueError, match=r"layers/dense/vars/0 is \(784, 1000000\) in mnist-mlp and \(1, 1\) in the file"
+        ValueError,
+        match=r"its layers are Dense \(784, \?\) .*, and in the file are layers/dense/vars/0 \(1, 1\) \(1000000,\)",
     ):
         weights.restore(tmp_path / "wide.weights.h5", "mnist-mlp")
 
@@ -274,7 +252,7 @@ def test_links_are_not_followed(tmp_path, link):
     with h5py.File(tmp_path / "odd.weights.h5", "a") as file:
         del file["layers/dense/vars/1"]
         file["layers/dense/vars/1"] = link
-    with pytest.raises(ValueError, match="those in the file layers/dense/vars/0. Received"):
+    with pytest.raises(ValueError, match=r"in the file are layers/dense/vars/0 \(784, 10\)\. Received"):
         weights.restore(tmp_path / "odd.weights.h5", "mnist-linear")
 
 
@@ -303,21 +281,15 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         os.seteuid(0)
 
 
-def test_an_example_without_a_row_of_names_has_those_of_keras(tmp_path, monkeypatch):
-    monkeypatch.delitem(layouts.LAYOUTS, "mnist-mlp")
+def test_layers_that_cannot_be_translated_have_the_names_of_keras(tmp_path, monkeypatch):
+    monkeypatch.delitem(layouts.PARAMETERS, "Dense")
     model, metadata = randomised(mnist_mlp((12,))), {"example": "mnist-mlp", "sizes": {"hidden_units": [12]}}
-    weights.write(tmp_path / "model.safetensors", model, metadata, "keras")
+    weights.write(tmp_path / "model.safetensors", model, metadata)
     assert_same(model, weights.restore(tmp_path / "model.safetensors", "mnist-mlp")[0])
-    with pytest.raises(ValueError, match=r"No such names. Received: names='candle', example='mnist-mlp'. Use keras."):
-        weights.write(tmp_path / "model.safetensors", model, metadata)
+    with pytest.raises(ValueError, match=r"No such names. Received: names='candle', model='mnist_mlp'. Use keras."):
+        weights.write(tmp_path / "model.safetensors", model, metadata, "candle")
 
 
-def test_another_vocabulary_is_said(tmp_path):
-    sizes = {"vocabulary_size": 3, "units": 4}
-    model = keras_examples.char_lstm(**sizes)
-    weights.write(tmp_path / "abc.safetensors", model, {"example": "charrnn", "vocabulary": "abc"})
-    _, metadata = weights.restore(tmp_path / "abc.safetensors", "charrnn", vocabulary=Vocabulary("abc"))
-    assert weights.vocabulary_of("abc.safetensors", metadata).characters == "abc"
-    for other in ("abd", "abcd"):
-        with pytest.raises(ValueError, match="Weights of another vocabulary: 3 characters"):
-            weights.restore(tmp_path / "abc.safetensors", "charrnn", vocabulary=Vocabulary(other))
+def test_the_shipped_weights_are_those_of_any_text_of_an_example():
+    """`--weights shipped` with a text of the user's own."""
+    assert weights.find("charrnn-novel-01234567", "shipped") == weights.shipped("charrnn")

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_examples import weights
-from keras_examples.data import load
+from keras_examples.data import load, load_text
 from keras_examples.examples import EXAMPLES
 from keras_examples.show import plots
 from keras_examples.show.images import read_digit, read_photo
@@ -90,7 +90,7 @@ def continue_text(
         `example`, `data`, `texts`, `weights`.
     """
     source = weights.find(weights.run_name(example, text), path)
-    model, metadata = weights.restore(source, example)
+    model, metadata = weights.restore(source, example, dataset=load_text(text) if text else None)
     vocabulary = weights.vocabulary_of(source, metadata)
     if not path:
         echo(f"weights {source}", err=True)  # not into the text

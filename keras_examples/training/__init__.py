@@ -113,7 +113,7 @@ def prepare_model(run: Run, data: Data) -> keras.Sequential:
     options, dataset = run.options, data.dataset
     with _precision(options.precision):
         if options.load and not run.checkpoint:
-            model, loaded = weights.restore(options.load, run.example, options.sizes, dataset.vocabulary)
+            model, loaded = weights.restore(options.load, run.example, options.sizes, dataset)
             sizes = loaded["sizes"]
         else:
             given = {"vocabulary_size": len(dataset.vocabulary)} if dataset.vocabulary else {}
@@ -227,7 +227,7 @@ def evaluate(
     """
     dataset = load(EXAMPLES[example].dataset, data, data_dir, text)
     path = weights.find(weights.run_name(example, text), path, dataset.source)
-    model, metadata = weights.restore(path, example, vocabulary=dataset.vocabulary)
+    model, metadata = weights.restore(path, example, dataset=dataset)
     task, start = task_of(example), time.perf_counter()
     test = task.split(dataset, 0)[2]
     figures = task.measure(model, test)

@@ -7,26 +7,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples.data import load, status
-from keras_examples.examples import EXAMPLES
 from keras_examples.models import build
 
 SAMPLES = 16
 STEPS = 8  # of a recurrence
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the largest output, or of 1
 
 
-def write_onnx(path: Path, model: keras.Model, metadata: dict[str, Any]) -> None:
-    """Writes an `.onnx` file, in place, and runs it.
+def write_onnx(path: Path, model: keras.Model, example: str, sizes: dict[str, Any]) -> None:
+    """Writes an `.onnx` file, in place, and runs it on samples drawn at random.
 
-    An image model takes `images`, `(N, height, width[, channels])` uint8. A `char_lstm` becomes one step of its
-    recurrence, since Keras exports an LSTM over time wrongly: from `ids` `(N,)` int32 and the states `h0`, `c0`, `h1`,
-    … `(N, units)` float32 to the logits `(N, vocabulary)` and the new states, in that order.
-
-    Args:
-        path: The file.
-        model: Built model of an example.
-        metadata: Of the model: `example`, `sizes`, and `dataset`, from which the samples are if its files are there.
+    From `images` `(batch, height, width[, channels])` uint8 come `logits` `(batch, classes)`, or a `reconstruction` of
+    the same shape. A `char_lstm` becomes one step of its recurrence, since Keras exports an LSTM over time wrongly:
+    from `ids` `(batch,)` int32 and the states `h0`, `c0`, `h1`, … `(batch, units)` come `logits` `(batch, vocabulary)`
+    and `next_h0`, `next_c0`, …
 
     Raises:
         ValueError: the file computes something else, and what `check_onnx` raises.
@@ -34,24 +28,28 @@ def write_onnx(path: Path, model: keras.Model, metadata: dict[str, Any]) -> None
     check_onnx()
     import onnxruntime
 
-    plain = build(metadata["example"], metadata["sizes"])  # float32, whatever the precision of training
+    plain = build(example, sizes)  # float32, whatever the precision of training
     plain.set_weights(model.get_weights())
     recurrent = [layer for layer in plain.layers if hasattr(layer, "cell")]
-    step = _step(plain, recurrent) if recurrent else _named(plain)
+    step, high = (_step(plain, recurrent), plain.output_shape[-1]) if recurrent else (plain, 256)
+    shape = (STEPS if recurrent else 1, SAMPLES, *step.inputs[0].shape[1:])
+    samples = np.random.default_rng(0).integers(high, size=shape).astype(step.inputs[0].dtype)
     states = [np.zeros((SAMPLES, *state.shape[1:]), np.float32) for state in step.inputs[1:]]
-    samples = _samples(metadata, step.inputs[0], step.outputs[0].shape[-1], STEPS if recurrent else 1)
-    step.predict_on_batch([samples[0], *states])  # Keras exports what has been called
+    step.predict_on_batch([samples[0], *states] if recurrent else samples[0])  # Keras exports what has been called
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         step.export(path, format="onnx", verbose=False)
+    names = [f"{state}{place}" for place in range(len(recurrent)) for state in "hc"]
+    inputs = ["ids" if recurrent else "images", *names]
+    outputs = ["reconstruction" if len(plain.output_shape) == 4 else "logits", *(f"next_{name}" for name in names)]
+    _name(path, inputs, outputs)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
     for batch in samples:
-        inputs = [batch, *states]
-        expected = keras.tree.flatten(step.predict_on_batch(inputs))
-        found = session.run(None, dict(zip(names, inputs)))
+        expected = keras.tree.flatten(step.predict_on_batch([batch, *states] if recurrent else batch))
+        found = session.run(outputs, dict(zip(inputs, [batch, *states], strict=True)))
+        largest = max(1.0, *(float(np.abs(one).max()) for one in expected))
         apart = max(float(np.abs(one - other).max()) for one, other in zip(expected, found, strict=True))
-        if not apart <= TOLERANCE:
+        if not apart <= TOLERANCE * largest:
             raise ValueError(
                 f"The ONNX file computes something else than the model. Received: outputs up to {apart:.2g} apart. "
                 "Nothing was written: use another format."
@@ -72,17 +70,12 @@ def check_onnx() -> None:
         ) from error
 
 
-def _named(model: keras.Sequential) -> keras.Model:
-    images = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="images")
-    return keras.Model([images], [model(images)])
-
-
 def _step(model: keras.Sequential, recurrent: list[keras.Layer]) -> keras.Model:
     ids = keras.Input((), dtype="int32", name="ids")
     inputs, outputs = [ids], []
     x = model.layers[0](ids)  # one-hot
-    for index, layer in enumerate(recurrent):
-        states = [keras.Input((layer.units,), name=f"{name}{index}") for name in "hc"]
+    for layer in recurrent:
+        states = [keras.Input((layer.units,)) for _ in "hc"]
         x, states_after = keras.layers.LSTMCell(layer.units)(x, states)
         inputs += states
         outputs += states_after
@@ -92,12 +85,19 @@ def _step(model: keras.Sequential, recurrent: list[keras.Layer]) -> keras.Model:
     return step
 
 
-def _samples(metadata: dict[str, Any], given: keras.KerasTensor, classes: int, steps: int) -> np.ndarray:
-    """Samples `(steps, SAMPLES, …)`: from the data that the model was trained on, if it is there, else random ones."""
-    name = EXAMPLES[metadata["example"]].dataset
-    shape, high = (steps, SAMPLES, *given.shape[1:]), classes if given.dtype == "int32" else 256
-    if metadata.get("dataset") == name and status(name).state == "complete":
-        dataset = load(name, "real")
-        x = dataset.vocabulary.encode(dataset.validation) if dataset.vocabulary else dataset.x_test
-        return x[: steps * SAMPLES].reshape(shape).clip(max=high - 1)
-    return np.random.default_rng(0).integers(high, size=shape).astype(given.dtype)
+def _name(path: Path, inputs: list[str], outputs: list[str]) -> None:
+    """Gives the inputs and outputs of an ONNX file these names, and their first axis the name `batch`."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    values = [*graph.input, *graph.output]
+    names = dict(zip([value.name for value in values], [*inputs, *outputs], strict=True))
+    for value in values:
+        value.name = names[value.name]
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    del graph.value_info[:]  # shapes in between, which call the axis otherwise
+    onnx.save(model, path)
