@@ -1,4 +1,4 @@
-"""What the shell offers, after the lines in the README."""
+"""What the shell offers, after the lines in docs/training.md."""
 
 import os
 import re
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-LINES = re.findall(r"^.*_KERAS_EXAMPLES_COMPLETE=.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+TRAINING = (ROOT / "docs/training.md").read_text()
+LINES = re.findall(r"^.*_KERAS_EXAMPLES_COMPLETE=.*$", TRAINING, re.MULTILINE)
 PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
