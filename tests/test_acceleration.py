@@ -155,7 +155,8 @@ class Operations(torch.utils._python_dispatch.TorchDispatchMode):
 )
 def test_plain_optimizers_and_crossentropy_take_few_operations(name):
     model = compiled(small(dense()), OPTIMIZERS[name](), True)
-    model.train_on_batch(X, Y)
+    for _ in range(2):  # until the recording is trusted
+        model.train_on_batch(X, Y)
     with Operations() as run:
         model.train_on_batch(X, Y)
     assert {"_fused_adamw_", "_fused_sgd_"} & run.names
@@ -433,8 +434,7 @@ class OwnStep(keras.Sequential):
 def test_what_cannot_be_accelerated_stays_stock_keras_and_says_why(model, options, reason):
     model = model()
     with pytest.warns(UserWarning, match=reason):
-        compiled(model, accelerated=True, **options)
-    assert model.train_function is None
+        assert compiled(model, accelerated=True, **options) is model
 
 
 @pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5, seed=1), keras.layers.GaussianNoise(0.5)])
@@ -446,16 +446,17 @@ def test_random_numbers_drawn_in_python_are_not_frozen(layer):
 
 
 def test_variables_outside_of_the_model_are_not_frozen():
-    generator = keras.random.SeedGenerator(0)
+    def run(accelerated):
+        generator = keras.random.SeedGenerator(0)
 
-    class Draws(keras.layers.Layer):
-        def call(self, x):
-            return x + keras.ops.cast(generator.next()[1], x.dtype)
+        class Draws(keras.layers.Layer):
+            def call(self, x):
+                return x + keras.ops.cast(generator.next()[1], x.dtype)
 
-    model = compiled(small(Draws()), keras.optimizers.SGD(0.0), True)
-    with pytest.warns(UserWarning, match="1 variables outside of the model"):
-        losses = [model.train_on_batch(X, Y)[0] for _ in range(3)]
-    assert len(set(losses)) == 3
+        model = compiled(small(Draws()), keras.optimizers.SGD(0.1), accelerated)
+        return [model.train_on_batch(X, Y)[0] for _ in range(4)], generator.state.numpy()
+
+    assert_same_as_stock(run)
 
 
 def test_needs_compile():

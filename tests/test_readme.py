@@ -42,10 +42,12 @@ def test_the_readme_stays_short_and_links_only_to_what_is_there():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_code_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(from .*?)```", README, re.DOTALL)
+@pytest.mark.parametrize(("page", "start"), [("README.md", "from"), ("docs/accelerate.md", "import")])
+def test_the_code_runs(tmp_path, page, start):
+    (code,) = re.findall(rf"```python\n({start} .*?)```", (ROOT / page).read_text(), re.DOTALL)
     code = code.replace("load_mnist()", "load_mnist(data='synthetic')")
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    command = [sys.executable, "-W", "error:.*not accelerated", "-c", code]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("kind", ["run", "test"])

@@ -1,110 +1,181 @@
 """The optimizer's step, from gradients to new weights."""
 
+import contextlib
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import torch
 
+from keras_examples.acceleration.internals import fused_adamw, fused_sgd
+
+Tensors = list[torch.Tensor]
+Update = Callable[[Tensors], None]
+TRIAL = 1 << 16  # elements of the variables on copies of which an update is tried
+
 
 def updater(
-    optimizer: keras.Optimizer, variables: list[keras.Variable], around: Callable[..., None] | None
-) -> Callable[[list[torch.Tensor]], None]:
+    optimizer: keras.Optimizer,
+    variables: list[keras.Variable],
+    gradients: Tensors,
+    around_update: Callable[[Update, Tensors, list[keras.Variable]], None] | None,
+) -> Update:
     """Makes the function that applies gradients to variables, as `optimizer.apply` would.
 
     Plain SGD, Adam and AdamW run torch's fused kernels, in place on the Keras optimizer's own variables: a pass over
-    memory where Keras makes a dozen, and none of its 0.1 ms of Python. Other optimizers run as they are.
+    memory where Keras makes a dozen, and none of its 0.1 ms of Python. Other optimizers run as they are, and so do
+    these if on copies the kernel does not do what Keras does.
 
     Args:
-        optimizer: A built optimizer.
-        variables: The trained variables, in the order of the gradients to come.
-        around: What a subclass does around the step of its base class, see `accelerate`.
+        optimizer: An optimizer.
+        variables: The trained variables.
+        gradients: Theirs, to try the kernel with.
+        around_update: See `accelerate`.
     """
-    make = next((make for kind, make in FUSED.items() if isinstance(optimizer, kind)), None)
-    if make is None or not _is_plain(optimizer, variables, bool(around)):
+    kernel = next((FUSED[kind] for kind in FUSED if isinstance(optimizer, kind)), None)
+    if not (kernel and _is_plain(optimizer, variables, gradients, around_update is not None)):
         return lambda gradients: optimizer.apply(gradients, variables)
-    update = make(optimizer, variables)
-    return (lambda gradients: around(update, gradients, variables)) if around else update
+    fused = kernel(optimizer, variables)
+    if not _agree(optimizer, variables, fused, gradients):
+        return lambda gradients: optimizer.apply(gradients, variables)
+    values = [variable.value.detach() for variable in variables]
+    slots = [list(kind) for kind in zip(*([s.value for s in _slots(optimizer, v)] for v in variables))]
+    by_columns = [value for value in values if not value.is_contiguous()]
+    # The kernels read memory from its beginning to its end, and write to gradients.
+    copies = bool(by_columns) or len({gradient.data_ptr() for gradient in gradients}) < len(gradients)
+
+    def update(gradients: Tensors) -> None:
+        gradients = optimizer._clip_gradients(gradients)
+        if not fused.decays:
+            optimizer._apply_weight_decay(variables)
+        if copies:
+            rows = [value.contiguous() for value in values]
+            fused(rows, [gradient.clone(memory_format=torch.contiguous_format) for gradient in gradients], *slots)
+            for value, row in zip(values, rows):
+                value.copy_(row)
+        else:
+            fused(values, gradients, *slots)
+        fused.iterations.add(1)
+
+    return (lambda gradients: around_update(update, gradients, variables)) if around_update else update
 
 
-def _is_plain(optimizer: keras.Optimizer, variables: list[keras.Variable], known: bool) -> bool:
+def _is_plain(optimizer: Any, variables: list[keras.Variable], gradients: Sequence[Any], is_known: bool) -> bool:
+    overridden = any(callable(value) and hasattr(type(optimizer), name) for name, value in vars(optimizer).items())
     return (
-        (known or type(optimizer).__module__.startswith("keras.src."))
-        and not (optimizer.use_ema or optimizer.gradient_accumulation_steps or optimizer.loss_scale_factor)
-        and all(v.dtype in ("float32", "float64") and not v.overwrite_with_gradient for v in variables)
-        and not any(v.constraint for v in variables)
-        and not getattr(optimizer, "amsgrad", False)
+        (is_known or type(optimizer).__module__.startswith("keras.src."))
+        and not (overridden or optimizer.use_ema or optimizer.gradient_accumulation_steps)
+        and not (optimizer.loss_scale_factor or getattr(optimizer, "amsgrad", False))
+        and optimizer.built
+        and all(id(variable) in optimizer._trainable_variables_indices for variable in variables)
+        and not any(v.constraint or v.overwrite_with_gradient for v in variables)
+        and all(v.dtype in ("float32", "float64") for v in variables)
+        and all(g is not None and g.dtype == v.value.dtype for g, v in zip(gradients, variables))
+        and all(slot.value.is_contiguous() for v in variables for slot in _slots(optimizer, v))
     )
 
 
-def _fused_sgd(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Callable[[list[torch.Tensor]], None]:
-    values = [variable.value.detach() for variable in variables]
-    indices = [optimizer._get_variable_index(variable) for variable in variables]
-    momentums = [optimizer.momentums[i].value for i in indices] if optimizer.momentum else []
-    iterations, learning_rate = _Number(optimizer.iterations), _LearningRate(optimizer)
+def _slots(optimizer: keras.Optimizer, variable: keras.Variable) -> list[keras.Variable]:
+    """What an optimizer keeps for a variable."""
+    place = optimizer._get_variable_index(variable)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        return [optimizer.momentums[place]] if optimizer.momentum else []
+    return [optimizer._momentums[place], optimizer._velocities[place]]
 
-    def update(gradients: list[torch.Tensor]) -> None:
-        gradients = optimizer._clip_gradients(gradients)
-        rate = learning_rate.at(iterations.read())
-        optimizer._apply_weight_decay(variables)
+
+def _agree(optimizer: keras.Optimizer, variables: list[keras.Variable], fused: Any, gradients: Tensors) -> bool:
+    """Whether the kernel and Keras take the same step, on copies of the smallest variables."""
+    pairs = sorted(zip(variables, optimizer._clip_gradients(gradients)), key=lambda pair: pair[1].numel())
+    sizes = itertools.accumulate(gradient.numel() for _, gradient in pairs)
+    some = pairs[: max(1, sum(size <= TRIAL for size in sizes))]
+    chosen = [variable for variable, _ in some]
+    places = [place for variable in chosen for place in (variable, *_slots(optimizer, variable))]
+    old, new = [place.value.detach() for place in places], []
+    for by_keras in (True, False):
+        rows = [gradient.clone(memory_format=torch.contiguous_format) for _, gradient in some]
+        copies = [tensor.clone(memory_format=torch.contiguous_format) for tensor in old]
+        with keras.StatelessScope([*zip(places, copies)]) as scope:
+            if by_keras or not fused.decays:
+                optimizer._apply_weight_decay(chosen)
+            if by_keras:
+                optimizer._backend_update_step(rows, chosen, optimizer.learning_rate)
+            else:
+                slots = zip(*([slot.value for slot in _slots(optimizer, variable)] for variable in chosen))
+                fused([variable.value.detach() for variable in chosen], rows, *map(list, slots))
+        new.append([scope.get_current_value(place) for place in places])
+    # Two changes of a number agree, but for what is rounded when they are added to it.
+    close = [1e-3 * (theirs - was).abs() + 1e-6 * was.abs() + 1e-10 for theirs, was in zip(new[0], old)]
+    return all(bool(((ours - theirs).abs() <= least).all()) for theirs, ours, least in zip(*new, close))
+
+
+class _FusedSGD:
+    """SGD's step on values, by gradients, which it changes, and, if there is momentum, momentums."""
+
+    decays = False
+
+    def __init__(self, optimizer: Any, variables: list[keras.Variable]):
+        self.optimizer, self.iterations, self.rate = optimizer, _Number(optimizer.iterations), _LearningRate(optimizer)
+
+    def __call__(self, values: Tensors, gradients: Tensors, momentums: Sequence[torch.Tensor] = ()) -> None:
+        momentum, rate = self.optimizer.momentum, self.rate.at(self.iterations.read())
         # Keras multiplies gradients by the learning rate on their way into the momentum, torch on the way out of it.
-        torch._fused_sgd_(
+        fused_sgd(
             values,
             gradients,
-            momentums,
+            list(momentums),
             weight_decay=0.0,
-            momentum=optimizer.momentum,
+            momentum=momentum,
             lr=-1.0,
             dampening=0.0,
-            nesterov=optimizer.nesterov and optimizer.momentum > 0,
+            nesterov=self.optimizer.nesterov and momentum > 0,
             maximize=True,
             is_first_step=False,
             grad_scale=torch.full((), 1 / rate if rate else torch.inf, device=values[0].device),
         )
-        iterations.add(1)
-
-    return update
 
 
-def _fused_adam(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> Callable[[list[torch.Tensor]], None]:
-    values = [variable.value.detach() for variable in variables]
-    indices = [optimizer._get_variable_index(variable) for variable in variables]
-    momentums = [optimizer._momentums[i].value for i in indices]
-    velocities = [optimizer._velocities[i].value for i in indices]
-    # Keras and torch correct the bias of the moments at different places, which shows in epsilon. An infinite step
-    # switches torch's correction off; the learning rate carries Keras's.
-    steps = [torch.full((), torch.inf, device=values[0].device)] * len(values)
-    beta_1, beta_2 = float(torch.tensor(optimizer.beta_1)), float(torch.tensor(optimizer.beta_2))  # rounded as Keras's
-    decays = bool(optimizer.weight_decay) and all(optimizer._use_weight_decay(variable) for variable in variables)
-    iterations, learning_rate = _Number(optimizer.iterations), _LearningRate(optimizer)
+class _FusedAdam:
+    """Adam's step on values, by gradients, momentums and velocities."""
 
-    def update(gradients: list[torch.Tensor]) -> None:
-        gradients = optimizer._clip_gradients(gradients)
-        step = iterations.read()
-        correction = math.sqrt(1 - beta_2 ** (step + 1)) / (1 - beta_1 ** (step + 1))
-        if not decays:
-            optimizer._apply_weight_decay(variables)
-        torch._fused_adamw_(
+    def __init__(self, optimizer: Any, variables: list[keras.Variable]):
+        self.optimizer, self.iterations, self.rate = optimizer, _Number(optimizer.iterations), _LearningRate(optimizer)
+        self.all_decay = all(optimizer._use_weight_decay(variable) for variable in variables)
+        # Keras and torch correct the bias of the moments at different places, which shows in epsilon. An infinite step
+        # switches torch's correction off; the learning rate carries Keras's.
+        self.infinity = torch.full((), torch.inf, device=variables[0].value.device)
+        self.betas: dict[float, float] = {}  # rounded as Keras's
+
+    @property
+    def decays(self) -> bool:
+        return self.all_decay and bool(self.optimizer.weight_decay)
+
+    def __call__(self, values: Tensors, gradients: Tensors, momentums: Tensors, velocities: Tensors) -> None:
+        optimizer, step, betas = self.optimizer, self.iterations.read(), self.betas
+        for beta in (optimizer.beta_1, optimizer.beta_2):
+            if beta not in betas:
+                betas[beta] = float(torch.tensor(beta))
+        decayed = [1 - betas[beta] ** (step + 1) for beta in (optimizer.beta_1, optimizer.beta_2)]
+        correction = math.sqrt(decayed[1]) / decayed[0]
+        fused_adamw(
             values,
             gradients,
             momentums,
             velocities,
             [],
-            steps,
-            lr=learning_rate.at(step) * correction,
+            [self.infinity] * len(values),
+            lr=self.rate.at(step) * correction,
             beta1=optimizer.beta_1,
             beta2=optimizer.beta_2,
-            weight_decay=optimizer.weight_decay / correction if decays else 0.0,
+            weight_decay=optimizer.weight_decay / correction if self.decays else 0.0,
             eps=optimizer.epsilon,
             amsgrad=False,
             maximize=False,
         )
-        iterations.add(1)
-
-    return update
 
 
-FUSED = {keras.optimizers.SGD: _fused_sgd, keras.optimizers.Adam: _fused_adam}
+FUSED: dict[Any, Any] = {keras.optimizers.SGD: _FusedSGD, keras.optimizers.Adam: _FusedAdam}
 
 
 class _Number:
@@ -127,15 +198,19 @@ class _Number:
 class _LearningRate:
     """An optimizer's learning rate, be it a number that callbacks may set or a schedule."""
 
-    def __init__(self, optimizer: keras.Optimizer):
-        self.optimizer = optimizer
-        self.source = optimizer._learning_rate
+    def __init__(self, optimizer: Any):
+        self.optimizer, self.source = optimizer, optimizer._learning_rate
         self.number = _Number(self.source) if isinstance(self.source, keras.Variable) else None
+        self.takes_numbers = False  # instead of tensors, which take a dozen operations on the device
+        if isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule):
+            with contextlib.suppress(Exception):
+                by_number = float(self.source(int(optimizer.iterations.value)))
+                self.takes_numbers = math.isclose(by_number, float(optimizer.learning_rate), rel_tol=1e-6)
 
     def at(self, step: float) -> float:
         source = self.optimizer._learning_rate
-        if self.number and source is self.source:
+        if source is self.source and self.number:
             return self.number.read()
-        if isinstance(source, keras.optimizers.schedules.LearningRateSchedule):
-            return float(source(step))
-        return float(self.optimizer.learning_rate)
+        return (
+            float(source(step)) if source is self.source and self.takes_numbers else float(self.optimizer.learning_rate)
+        )

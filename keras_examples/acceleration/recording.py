@@ -1,322 +1,270 @@
-"""Steps recorded as flat graphs of torch operations, a few of them exchanged for faster ones that compute the same.
+"""A step runs once, as stock Keras runs it, while every operation that reaches torch's kernels is written down.
 
-`make_fx` runs a function once and writes down every operation that reaches torch's kernels, backward pass included.
-What is exchanged was chosen by measuring the models of this package; each exchange says what it saves.
+Nothing is refused on the way: the step goes on to its end, and what a recording cannot follow stands in its `reason`.
 """
 
-import math
-from collections.abc import Callable
+import functools
+import operator
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import CodeType, FrameType
 from typing import Any
 
+import keras
+import numpy as np
 import torch
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.flop_counter import FlopCounterMode
 
-from keras_examples.acceleration.recurrent import in_parts
+from keras_examples.acceleration.internals import (
+    TorchDispatchMode,
+    WeakTensorKeyDictionary,
+    aten,
+    flop_registry,
+    without_function_modes,
+)
 
-aten = torch.ops.aten
+Node = torch.fx.Node
+Tag = torch.Tag
+KEPT = 1 << 20  # bytes of a tensor, up to which it is computed once and kept if it depends on literals alone
+HERE, PYTHON = os.path.dirname(__file__) + os.sep, os.path.dirname(os.__file__) + os.sep
+LIBRARIES = (HERE, "<", *(os.path.dirname(str(module.__file__)) + os.sep for module in (keras, torch, np)))
+OWNERS = (keras.Layer, keras.metrics.Metric, keras.losses.Loss, keras.regularizers.Regularizer)
 
-NARROW = 16  # columns
-SMALL = 1e7  # floating-point operations, for which it takes longer to wake threads than to do them
-LARGE = 1e8  # floating-point operations of a product that oneDNN does faster than torch's own choice; others slower
-WHOLE = (torch.int32, torch.int64)
-
-# Through torch's own binding each of these calls costs a microsecond less than through the operator that is recorded.
-DIRECT = (
-    "abs add addmm argmax div eq exp exp_ gather log mean mm mul mul_ neg permute pow relu scatter_add_ sigmoid sqrt "
-    "squeeze sub sum t tanh transpose unsqueeze where _log_softmax"
-).split()
+# What these return depends on the shapes of their arguments alone.
+BY_SHAPE = set(
+    "empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like zeros_like".split()
+)
+NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}  # change running statistics, undeclared
+READS_MEMORY = {"_ctc_loss", "_pack_padded_sequence", "set_", "resize_"}  # or changes what a tensor is
 
 
-def record(step: Callable[..., Any], inputs: list[torch.Tensor]) -> tuple[Callable[..., Any], bool]:
-    """Runs a function once and returns a faster one that does the same without Keras, and nearly without Python.
+class Recorder(TorchDispatchMode):
+    """Writes down what happens inside it.
+
+    A node's `meta` tells of its tensor: `val`, shape, type and strides; `root`, the node whose memory it shares;
+    `literal`, whether it depends on nothing but literals, and then `value`. A placeholder is an input or `held`, a
+    tensor from outside: a variable, a buffer or a literal.
 
     Args:
-        step: A function of tensors that returns a flat list of tensors and has no other effect.
-        inputs: Its arguments: the recording holds for their shapes, types and strides.
+        inputs: The tensors of a batch.
 
-    Returns:
-        A function of such tensors, which draws random numbers anew at each call; and whether it does so little that it
-        should run `on_one_thread`.
-
-    Raises:
-        Exception: What the step does depends on the values of its inputs, or torch cannot record it.
+    Attributes:
+        reason: Why the recording cannot stand for the step, or "".
+        written: Roots that are changed in place.
+        before: Tensors from outside that are changed in place, each with a copy from before and whether it is an input.
+        codes: The code of all functions that run, but for those that only compute with Python's numbers.
+        work: Floating-point operations.
+        rough: Whether numbers of low precision occur.
     """
-    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))  # else one is made for each operation
-    # The recorded run must leave no trace, not even in the random numbers.
-    with torch.random.fork_rng(), tracing(shapes), FlopCounterMode(display=False) as work:
-        module = make_fx(step, decomposition_table={aten.mm.default: _product})(*inputs)
-    graph = module.graph
-    graph.eliminate_dead_code()
-    _fold_constants(module)
-    for rewrite in (_give_bias_to_convolutions, _sum_instead_of_means, _scale_in_place, in_parts, _call_directly):
-        graph.eliminate_dead_code()
-        rewrite(graph)
-    graph.eliminate_dead_code()
-    graph.set_codegen(torch.fx.graph.CodeGen())  # plain arguments instead of a pytree
-    module.recompile()
-    module.__dict__.update(module._buffers)  # where Python looks first
-    return module.forward, inputs[0].device.type == "cpu" and work.get_total_flops() < SMALL
 
-
-def on_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with torch held to one thread while it runs."""
-
-    def run(*inputs: torch.Tensor) -> Any:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return function(*inputs)
-        finally:
-            torch.set_num_threads(threads)
-
-    return run
-
-
-# How Keras calls torch's cross-entropy for sparse labels.
-AS_KERAS = {"reduction": "none", "weight": None, "ignore_index": -100, "label_smoothing": 0.0}
-AS_KERAS |= {"size_average": None, "reduce": None}
-
-
-class Substitutions(torch.overrides.TorchFunctionMode):
-    """What Keras asks of torch while a step is recorded, asked better."""
-
-    def __init__(self) -> None:
+    def __init__(self, inputs: Sequence[torch.Tensor]):
         super().__init__()
-        self.before_relu: dict[torch.Tensor, torch.Tensor] = {}
+        self.graph, self.nodes = torch.fx.Graph(), WeakTensorKeyDictionary()
+        self.outside: dict[int, list[Node]] = {}  # by storage
+        self.written: set[Node] = set()
+        self.before: list[tuple[torch.Tensor, torch.Tensor, bool]] = []
+        self.codes: set[CodeType] = set()
+        self.reason, self.work, self.rough, self.paused = "", 0, False, False
+        self.update: Callable[[], None] | None = None  # what the optimizer was called for, until the step is over
+        self.updated: set[int] = set()  # storages that it will change
+        self.on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
+        for tensor in inputs:
+            self._hold(tensor, is_input=True)
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        x: Any = args[0] if args else None
-        if function is torch.Tensor.contiguous and x.ndim >= 4:
-            # Keras keeps images (N, H, W, C) and copies them to and fro around each convolution and pooling. Its
-            # permuted view already is torch's channels-last format, in which CPU kernels are fastest: 6 times for
-            # pooling.
-            return x
-        if function is torch.nn.functional.one_hot:  # torch's own reads the largest index back, to check it
-            return (x.unsqueeze(-1) == torch.arange(args[1], device=x.device)).long()
-        if function is torch.nn.functional.cross_entropy and kwargs == AS_KERAS and args[1].ndim < x.ndim:
-            logits, targets = x.movedim(1, -1), args[1]  # Keras moves the classes to the front
-            if _lies_by_time(logits):
-                return _CrossEntropy.apply(logits.transpose(0, 1), targets.t()).t()
-            return _CrossEntropy.apply(logits, targets)
-        if function is torch.matmul and _lies_by_time(x) and args[1].ndim == 2:
-            # As an LSTM's outputs lie, so may what is made of them, which saves copies.
-            return function(x.transpose(0, 1), args[1]).transpose(0, 1)
-        if function is torch.nn.functional.max_pool2d and x in self.before_relu:
-            # The largest of four, rectified, is the largest of four rectified: a quarter of the work.
-            return torch.relu(function(self.before_relu[x], *args[1:], **(kwargs or {})))
-        result = function(*args, **(kwargs or {}))
-        if function is torch.nn.functional.relu:
-            self.before_relu[result] = x
-        elif function is torch.permute and x in self.before_relu:
-            self.before_relu[result] = function(self.before_relu[x], *args[1:])
+    def fail(self, reason: str) -> None:
+        """Notes the first reason for which the recording cannot stand for the step; the rest of it is stock Keras's."""
+        if not self.reason:
+            self.reason = reason + whereabouts(_frames(sys._getframe(1)))
+            if self.update:
+                self.update()
+
+    def delay(self, update: Callable[[], None], variables: Iterable[keras.Variable]) -> None:
+        """Keeps an update of variables until the step is over; reading one earlier is a reason to fail."""
+        with without_function_modes():
+            self.updated = {variable.value.untyped_storage()._cdata for variable in variables}
+        self.update = update
+
+    def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Calls a function that takes no gradients, and writes it down as one operation, whatever it does."""
+        self.paused = True
+        result = function(*args, **kwargs)
+        self.paused = False
+        self._name(result, self.graph.call_function(function, *self._named((args, kwargs))), None, False)
         return result
 
+    def is_literal(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor depends on nothing but literals."""
+        return self._is_literal(self.node(tensor))
 
-def _lies_by_time(x: torch.Tensor) -> bool:
-    """Whether what is shaped (batch, time, features) lies in memory as (time, batch, features)."""
-    return x.ndim == 3 and not x.is_contiguous() and x.transpose(0, 1).is_contiguous()
+    def node(self, tensor: torch.Tensor) -> Node:
+        """The node that stands for a tensor."""
+        node = self.nodes.get(tensor)
+        return self._hold(tensor) if node is None else node
 
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or self.reason:
+            return operation(*args, **kwargs)
+        with without_function_modes():
+            return self._write_down(operation, args, kwargs)
 
-class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy of each sample or character; its backward pass takes no buffer more, torch's own three.
+    def _write_down(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        if operation is aten.lift_fresh.default:
+            return self._lift(operation(*args))
+        self.codes.update(frame.f_code for frame, _ in _frames(sys._getframe(2)))
+        tensors = list(flat((args, kwargs)))
+        nodes = [self.node(tensor) for tensor in tensors]
+        name, tags = operation._schema.name.partition("::")[2], operation.tags
+        random = Tag.nondeterministic_seeded in tags
+        literal = name in BY_SHAPE or (not random and all(map(self._is_literal, nodes)))
+        if self.updated and any(node.meta["root"].meta.get("storage") in self.updated for node in nodes):
+            self.fail("it reads weights after they were updated")
+        elif name in READS_MEMORY or (Tag.data_dependent_output in tags and not literal):
+            self.fail("Python reads the values of a tensor")
+        elif Tag.dynamic_output_shape in tags and not literal and (name != "index" or _has_mask(args[1])):
+            self.fail(f"the shape that torch's {name} returns depends on values")
+        written, shares = _effects(operation, name in NORMS and args[5])
+        for place in written:
+            for tensor in flat(args[place] if isinstance(place, int) else kwargs.get(place)):
+                self._write(self.node(tensor).meta["root"])
+        result = operation(*args, **kwargs)
+        if self.reason or Tag.data_dependent_output in tags:
+            return result
+        if formula := flop_registry.get(operation.overloadpacket):
+            self.work += formula(*args, **kwargs, out_val=result)
+        node = self.graph.call_function(operation, *self._named((args, kwargs)))
+        node.meta["impure"] = bool(written) or random or result is None  # what returns nothing checks something
+        self._name(result, node, nodes[0].meta["root"] if shares and nodes else None, literal, tensors)
+        return result
 
-    Logits are `(..., classes)`, targets `(...)` int64, the result `(...)`.
-    """
+    def _is_literal(self, node: Node) -> bool:
+        return node.meta["literal"] and node.meta["root"] not in self.written
 
-    @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        # Turned over, so that it runs along the batch, a narrow softmax is 10 times faster, and so is its gradient.
-        turned = logits.device.type == "cpu" and logits.ndim == 2 and logits.shape[1] < NARROW
-        ctx.classes, logits = (0, logits.t().contiguous()) if turned else (-1, logits)
-        log_probabilities = logits.log_softmax(ctx.classes)
-        targets = targets.unsqueeze(ctx.classes)
-        ctx.save_for_backward(log_probabilities, targets)
-        return log_probabilities.gather(ctx.classes, targets).squeeze(ctx.classes).neg()
+    def _hold(self, tensor: torch.Tensor, is_input: bool = False) -> Node:
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+            self.fail(f"it computes with a {type(tensor).__name__} of layout {tensor.layout}")
+        with without_function_modes():
+            node, storage = self.graph.placeholder(f"held_{len(self.graph.nodes)}"), tensor.untyped_storage()._cdata
+            sharing = self.outside.setdefault(storage, [])
+            sharing.append(node)
+            node.meta |= {"held": tensor.detach(), "val": described(tensor), "storage": storage}
+        node.meta |= {"root": sharing[0], "literal": False, "input": is_input}
+        self.nodes[tensor] = node
+        if sharing[0] in self.written:
+            self.fail("it changes a tensor in place that shares its memory with another")
+        return node
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        log_probabilities, targets = ctx.saved_tensors
-        logits_gradient = log_probabilities.exp_()
-        logits_gradient.scatter_add_(ctx.classes, targets, gradient.new_full((1,), -1.0).expand(targets.shape))
-        logits_gradient.mul_(gradient.unsqueeze(ctx.classes))
-        return logits_gradient.t() if ctx.classes == 0 else logits_gradient, None
+    def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Takes note of a literal, which becomes a tensor anew at each step."""
+        if tensor not in self.nodes:
+            literal = self._hold(tensor)
+            literal.meta["literal"] = True
+            if tensor.nbytes <= KEPT:  # it may be changed in place
+                literal.meta["held"] = tensor.clone()
+            self._name(tensor, self.graph.call_function(aten.clone.default, (literal,)), None, True)
+        return tensor
 
+    def _write(self, root: Node) -> None:
+        if root.op == "placeholder" and root not in self.written:
+            if len(self.outside[root.meta["storage"]]) > 1:
+                self.fail("it changes a tensor in place that shares its memory with another")
+            self.before.append((root.meta["held"], root.meta["held"].clone(), root.meta["input"]))
+        self.written.add(root)
 
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    if a.device.type != "cpu":
-        return NotImplemented
-    # Matrix products on CPU fall off a cliff below 16 columns; turned over, a head of 10 classes is 4 times faster.
-    if b.shape[1] < NARROW <= a.shape[0]:
-        return torch.mm(b.t(), a.t()).t().contiguous()
-    if a.dtype == torch.float32 and 2 * a.numel() * b.shape[1] > LARGE and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
-    return NotImplemented
+    def _named(self, argument: Any) -> Any:
+        """Arguments with nodes in the place of tensors."""
+        if isinstance(argument, torch.Tensor):
+            return self.node(argument)
+        if isinstance(argument, (tuple, list)):
+            return type(argument)([self._named(part) for part in argument]) if argument else argument
+        if isinstance(argument, dict):
+            return {name: self._named(part) for name, part in argument.items()}
+        if isinstance(argument, torch.Generator) and argument is not torch.default_generator:
+            self.fail("it draws from a torch.Generator of its own")
+        return argument
 
-
-def _fold_constants(module: torch.fx.GraphModule) -> None:
-    """Computes what depends on literals alone, and drops what changes nothing."""
-    literals = (aten.lift_fresh_copy.default, aten.scalar_tensor.default, aten.full.default, aten.arange.default)
-    constants: dict[torch.fx.Node, torch.Tensor] = {}
-
-    def constant(node: torch.fx.Node) -> Any:
-        return constants[node] if node in constants else getattr(module, str(node.target))
-
-    for node in list(module.graph.nodes):
-        if not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        if node.target._schema.is_mutable and node.args[0] in constants:
-            raise ValueError(f"{node.target} changes a constant in place")
-        known = [i in constants for i in node.all_input_nodes]
-        if repeated := _repeated(node, constants):
-            node.replace_all_uses_with(repeated)
-            continue
-        if node.target is aten.ones_like.default and node.meta["val"].ndim == 0:  # the gradient of a loss
-            value = torch.ones((), dtype=node.meta["val"].dtype, device=node.meta["val"].device)
-        elif node.target in literals or (
-            known and all(known) and torch.Tag.nondeterministic_seeded not in node.target.tags
-        ):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), constant)
-            value = node.target(*args, **kwargs)
-        else:
-            continue
-        name = f"constant_{node.name}"
-        module.register_buffer(name, value)
-        with module.graph.inserting_before(node):
-            folded = module.graph.get_attr(name)
-        folded.meta["val"] = value
-        constants[folded] = value
-        node.replace_all_uses_with(folded)
-
-
-def _repeated(node: Any, constants: dict[torch.fx.Node, torch.Tensor]) -> torch.fx.Node | None:
-    """The node whose value this one only repeats, or None."""
-    target, args = node.target, node.args
-    known = [constants[arg] if isinstance(arg, torch.fx.Node) and arg in constants else None for arg in args]
-    if target in (aten.detach.default, aten.alias.default):
-        return args[0]
-    if target is aten.add.Tensor and known[1] is not None and not known[1].any():  # the offset of Rescaling
-        source = args[0]
-    elif target is aten.where.self and known[0] is not None and known[0].ndim == 0:
-        source = args[1] if known[0] else args[2]
-    elif target is aten.permute.default and args[1] == sorted(args[1]):
-        source = args[0]
-    elif target is aten.t.default and _is_call(args[0], target):
-        source = args[0].args[0]
-    elif target is aten.sum.default:  # of one number
-        source = args[0]
-    elif target is aten._to_copy.default and _is_cast(node) and _is_cast_of_whole(args[0]):
-        node.args = args[0].args
-        return None
-    elif target is aten.eq.Tensor and all(_is_cast_of_whole(arg) for arg in args):
-        node.args = tuple(arg.args[0] for arg in args)
-        return None
-    else:
-        return None
-    same = source.meta["val"].shape == node.meta["val"].shape and source.meta["val"].dtype == node.meta["val"].dtype
-    return source if same else None
-
-
-def _is_cast(node: Any) -> bool:
-    return _is_call(node, aten._to_copy.default) and node.kwargs.keys() == {"dtype"}
-
-
-def _is_cast_of_whole(node: Any) -> bool:
-    """Whether class numbers or ids, far below 2**24, come through a cast unharmed."""
-    wide = (*WHOLE, torch.float32)
-    return _is_cast(node) and node.args[0].meta["val"].dtype in WHOLE and node.meta["val"].dtype in wide
+    def _name(
+        self, result: Any, node: Node, root: Node | None, literal: bool, old: Sequence[torch.Tensor] = ()
+    ) -> None:
+        """Notes which nodes stand for results; those that were changed in place have theirs."""
+        if isinstance(result, torch.Tensor) and not any(result is tensor for tensor in old):
+            node.meta |= {"val": described(result), "root": root or node, "literal": literal}
+            self.rough = self.rough or result.dtype in (torch.float16, torch.bfloat16)
+            if literal and result.untyped_storage().nbytes() <= KEPT:
+                node.meta["value"] = result.detach()
+            self.nodes[result] = node
+        elif isinstance(result, (tuple, list)):
+            node.meta |= {"val": None, "root": root or node, "literal": literal}
+            for i, part in enumerate(result):
+                if isinstance(part, (torch.Tensor, tuple, list)):
+                    self._name(part, self.graph.call_function(operator.getitem, (node, i)), root, literal, old)
 
 
-def _scale_in_place(graph: torch.fx.Graph) -> None:
-    """Has what was just cast, as pixels are, scaled where it lies."""
-    for scaled in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
-        cast: Any = scaled.args[0]
-        before = scaled.meta["val"]
-        if (
-            _is_cast(cast)
-            and len(cast.users) == 1
-            and cast.args[0].meta["val"].dtype != cast.meta["val"].dtype
-            and (cast.meta["val"].shape, cast.meta["val"].dtype) == (before.shape, before.dtype)
-        ):
-            scaled.target = torch.Tensor.mul_
+@functools.cache
+def _effects(operation: Any, changes_statistics: bool) -> tuple[list[int | str], bool]:
+    """Which arguments an operation changes in place, and whether its results share the memory of the first."""
+    written: list[int | str] = [3, 4] if changes_statistics else []
+    for place, argument in enumerate(operation._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written.append(argument.name if argument.kwarg_only else place)
+    views = any(r.alias_info is not None and not r.alias_info.is_write for r in operation._schema.returns)
+    return written, views or operation is aten._unsafe_view.default
 
 
-def _give_bias_to_convolutions(graph: torch.fx.Graph) -> None:
-    """Has a convolution add the bias that Keras adds afterwards, which is one pass over the images less."""
-    for add in graph.find_nodes(op="call_function", target=aten.add.Tensor):
-        permute, bias = add.args
-        if not (_is_call(permute, aten.permute.default) and _is_call(bias, aten.view.default)):
-            continue
-        convolution, shape = permute.args[0], bias.args[1]
-        if (
-            _is_call(convolution, aten.convolution.default)
-            and convolution.args[2] is None
-            and len(permute.users) == len(convolution.users) == 1
-            and all(size == 1 for size in shape[:-1])
-        ):
-            with graph.inserting_before(add):
-                vector = graph.call_function(torch.flatten, (bias,))
-                arguments = (*convolution.args[:2], vector, *convolution.args[3:])
-                biased = graph.call_function(convolution.target, arguments)
-                add.replace_all_uses_with(graph.call_function(permute.target, (biased, permute.args[1])))
+def _has_mask(indices: Any) -> bool:
+    return any(index.dtype in (torch.bool, torch.uint8) for index in flat(indices))
 
 
-def _sum_instead_of_means(graph: torch.fx.Graph) -> None:
-    """Has a sum of means divide once: means over a few channels are slow."""
-    for total in graph.find_nodes(op="call_function", target=aten.sum.default):
-        values, count = total.args[0], 1
-        while _is_call(values, aten.mean.dim) and len(values.args) == 2 and not values.kwargs:
-            values, dimensions = values.args
-            count *= math.prod(values.meta["val"].shape[dimension] for dimension in dimensions)
-        if count > 1:
-            with graph.inserting_before(total):
-                whole = graph.call_function(total.target, (values,))
-                total.replace_all_uses_with(graph.call_function(aten.div.Scalar, (whole, count)))
+def flat(argument: Any) -> Iterator[torch.Tensor]:
+    """The tensors among nested arguments."""
+    if isinstance(argument, torch.Tensor):
+        yield argument
+    elif isinstance(argument, (tuple, list, dict)):
+        for part in argument.values() if isinstance(argument, dict) else argument:
+            yield from flat(part)
 
 
-def _is_call(node: Any, target: Any) -> bool:
-    return isinstance(node, torch.fx.Node) and node.target is target
+def described(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape, type and strides, without memory."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _call_directly(graph: torch.fx.Graph) -> None:
-    for node in graph.nodes:
-        name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
-        if name in DIRECT:
-            node.target = getattr(torch.Tensor if name.endswith("_") else torch, name)
-        elif name in ("view", "_unsafe_view"):
-            node.target = torch.reshape
-        elif name == "clone" and _compacts(node):
-            node.target, node.kwargs = torch.Tensor.contiguous, {}
-        elif name == "_to_copy" and node.kwargs.keys() == {"dtype"}:
-            node.target = torch.Tensor.to
+def is_library(file: str) -> bool:
+    """Whether code is Keras's, torch's, NumPy's, Python's or ours, and not the user's."""
+    return file.startswith(LIBRARIES) or (file.startswith(PYTHON) and "-packages" not in file)
 
 
-def _compacts(clone: Any) -> bool:
-    contiguous = clone.args[0].meta["val"].is_contiguous()
-    return clone.kwargs.get("memory_format") is torch.contiguous_format and not contiguous
+def _frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+    """The frames of the step under way, from the innermost to the one that began it."""
+    while frame and not (frame.f_code.co_name == "_run_stock" and frame.f_code.co_filename.startswith(HERE)):
+        yield frame, frame.f_lineno
+        frame = frame.f_back
 
 
-def cuda_graph(graph: Callable[..., Any], values: list[torch.Tensor], batch: list[torch.Tensor]) -> Callable[..., Any]:
-    """Records the kernels of a recorded step on an NVIDIA GPU, so that a replay is a single launch.
+def whereabouts(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The innermost layer, metric, loss or regularizer of frames, and the innermost line that is the user's."""
+    owner = place = ""
+    for frame, line in frames:
+        thing, file = frame.f_locals.get("self"), frame.f_code.co_filename
+        if not owner and isinstance(thing, OWNERS) and not isinstance(thing, keras.Model):
+            owner = f", in {' '.join(filter(None, (getattr(thing, 'name', ''), f'({type(thing).__name__})')))}"
+        if not (place or is_library(file)):
+            place = f", in {frame.f_code.co_name} at {os.path.basename(file)}:{line}"
+    return owner + place
 
-    Args:
-        graph: The step.
-        values: Its first arguments, which stay where they are.
-        batch: Its other arguments; later ones are copied over them.
 
-    Returns:
-        A function of the same arguments; its outputs are overwritten by the next call.
-    """
-    held = [tensor.clone() for tensor in batch]
-    recording = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recording):
-        outputs = graph(*values, *held)
+def explained(error: BaseException) -> str:
+    """An exception's reason and whereabouts, of the innermost that it came of."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    message = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    return message + whereabouts([*traceback.walk_tb(error.__traceback__)][::-1])
 
-    def replay(*inputs: torch.Tensor) -> Any:
-        torch._foreach_copy_(held, list(inputs[len(values) :]))
-        recording.replay()
-        return outputs
 
-    return replay
+def user_level() -> int:
+    """The `stacklevel` with which the caller warns of the innermost line of the user's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and is_library(frame.f_code.co_filename):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -12,16 +12,15 @@ from typing import Any
 
 import torch
 
+from keras_examples.acceleration.internals import lstm_backward_kernel, lstm_kernel, set_threads
+
 PART = 32  # bytes of a state over the samples of a part: 8 of float32, 16 of bfloat16
 WIDEST = 256  # units, above which the weights alone fill the cache, and parts gain nothing
 
-_kernel = torch.ops.aten.mkldnn_rnn_layer.default
-_backward_kernel = torch.ops.aten.mkldnn_rnn_layer_backward.default
 
-
-def in_parts(graph: torch.fx.Graph) -> None:
+def in_parts(graph: torch.fx.Graph, written: set[torch.fx.Node]) -> None:
     """Has the LSTM layers of a recorded step take their batch in parts: 0.7 to 0.8 of the time."""
-    for kernel, of_parts in ((_kernel, _lstm), (_backward_kernel, _lstm_backward)):
+    for kernel, of_parts in ((lstm_kernel, _lstm), (lstm_backward_kernel, _lstm_backward)):
         for node in graph.find_nodes(op="call_function", target=kernel):
             inputs, hidden = node.args[0].meta["val"], node.args[5].meta["val"]
             if inputs.shape[1] > _samples(inputs) and hidden.shape[-1] <= WIDEST:
@@ -37,7 +36,7 @@ def _lstm(x: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor, to
     weights, states, settings = others[:4], others[4:6], others[6:]
 
     def run(x: torch.Tensor, *states: torch.Tensor) -> Any:
-        return _kernel(x, *weights, *states, *settings)
+        return lstm_kernel(x, *weights, *states, *settings)
 
     outputs, hidden, carry, notes = zip(*_on_threads(run, _split(x, *states)))
     return _joined(outputs), _joined(hidden), _joined(carry), notes
@@ -48,7 +47,7 @@ def _lstm_backward(x: torch.Tensor, *others: Any) -> list[torch.Tensor]:
     weights, tensors, settings, notes = others[:4], others[4:12], others[12:-1], others[-1]
 
     def run(x: torch.Tensor, *tensors: Any) -> Any:
-        return _backward_kernel(x, *weights, *tensors[:-1], *settings, tensors[-1])
+        return lstm_backward_kernel(x, *weights, *tensors[:-1], *settings, tensors[-1])
 
     shares = ((*part, note) for part, note in zip(_split(x, *tensors), notes))
     inputs, *of_weights, hidden, carry = zip(*_on_threads(run, shares))
@@ -71,16 +70,16 @@ def _on_threads(function: Callable[..., Any], parts: Iterable[tuple[Any, ...]]) 
     threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
 
     def run(part: tuple[Any, ...]) -> Any:
+        set_threads(1)
         with torch.set_grad_enabled(gradients):
             return function(*(value if value is None else value.contiguous() for value in part))
 
-    torch.set_num_threads(1)
     try:
         return list(_pool(threads).map(run, parts))
     finally:
-        torch.set_num_threads(threads)
+        set_threads(threads)
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "lstm", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(threads, "lstm")

@@ -1,0 +1,30 @@
+"""The names of Keras and torch that are not public and that this room needs, each with a word why."""
+
+import ctypes
+import sys
+
+import torch
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter  # its batches, without a `DataLoader`
+from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation that reaches a kernel
+from torch.utils.flop_counter import flop_registry  # counts the work of an operation by its shapes
+from torch.utils.weak import WeakTensorKeyDictionary  # knows a tensor again that comes back from the backward pass
+
+__all__ = ["PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary", "flop_registry"]
+
+aten = torch.ops.aten
+without_function_modes = torch._C.DisableTorchFunction  # while an operation is written down, nobody else looks on
+mkldnn_linear = torch.ops.mkldnn._linear_pointwise  # oneDNN's matrix product, which torch chooses for inference only
+lstm_kernel = aten.mkldnn_rnn_layer.default  # what `torch.lstm` runs on CPU, layer by layer
+lstm_backward_kernel = aten.mkldnn_rnn_layer_backward.default
+fused_sgd, fused_adamw = torch._fused_sgd_, torch._fused_adamw_  # the kernels behind torch.optim's `fused=True`
+
+_library = ctypes.CDLL(None) if sys.platform == "linux" else None
+# OpenMP's own call changes the calling thread alone, torch's also what every new thread begins with.
+set_threads = getattr(_library, "omp_set_num_threads", torch.set_num_threads)
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what a step frees for the next, which otherwise faults in every page of its images anew."""
+    if mallopt := getattr(_library, "mallopt", None):
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at the most that glibc allows
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -1,0 +1,125 @@
+"""Keras's own loops: whether a model keeps to them, and `fit` and `evaluate` with less between two steps."""
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import torch
+
+from keras_examples.acceleration.internals import PyDatasetAdapter
+
+INTERVAL = 0.1  # seconds between two readings of the metrics while only a progress bar wants them
+
+
+def unsupported(model: keras.Model, mode: str) -> str:
+    """Why a mode of a model stays stock Keras from the outset, or ""."""
+    if model.run_eagerly or model.jit_compile:
+        return "it is compiled with run_eagerly or jit_compile"
+    if model.steps_per_execution != 1:
+        return f"it is compiled with steps_per_execution={model.steps_per_execution}"
+    if overridden(model, f"{mode}_step") or getattr(type(model), f"make_{mode}_function") is not getattr(
+        keras.Model, f"make_{mode}_function"
+    ):
+        code = getattr(inspect.unwrap(getattr(model, f"{mode}_step")), "__code__", None)
+        place = f", at {os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else ""
+        return f"it has a {mode}_step of its own{place}"
+    return ""
+
+
+def overridden(model: keras.Model, *methods: str) -> bool:
+    """Whether a model has one of these methods of its own."""
+    return any(name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name) for name in methods)
+
+
+class Logs:
+    """The logs of a step, which Keras takes from the metrics and which cost more than a small step.
+
+    Attributes:
+        every_step: Whether to read the metrics at every step, because somebody looks at every step's logs.
+    """
+
+    def __init__(self) -> None:
+        self.every_step = True
+        self.last = 0.0
+        self.skipped = _Skipped()
+
+    def read(self, model: keras.Model) -> dict[str, Any]:
+        """The logs, or what stands for them if nobody looks."""
+        now = time.monotonic()
+        if not (self.every_step or now - self.last > INTERVAL):
+            return self.skipped
+        self.last = now
+        logs = model.get_metrics_result()
+        self.skipped = _Skipped(logs)
+        return logs
+
+
+class _Skipped(dict):
+    """The names of logs that nobody looks at; at an epoch's end Keras takes the values from the metrics."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class _Batches(PyDatasetAdapter):
+    """The batches of a `PyDataset` as Keras would hand them on, without the `DataLoader` that it puts around them."""
+
+    def get_torch_dataloader(self) -> Iterator[Any]:
+        if not type(self.py_dataset).__module__.startswith(__package__.partition(".")[0]):
+            torch.empty((), dtype=torch.int64).random_()  # as a `DataLoader` does; ours never had one
+        return map(_as_tensors, self._get_iterator())
+
+
+def _as_tensors(batch: Any) -> Any:
+    if type(batch) is tuple and all(type(leaf) is torch.Tensor for leaf in batch):
+        return batch
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, batch, none_is_leaf=False)
+
+
+class _InLine(keras.callbacks.Callback):
+    """Does nothing at the end of a batch: a list with such a callback is not handed to a thread pool every step."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        pass
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        pass
+
+
+def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
+    """Makes a model's `fit` or `evaluate` that reads logs at every step only if a callback asks for them."""
+    method = getattr(type(model), name).__get__(model)
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return method(*args, **kwargs)  # which says what is wrong
+        bound.apply_defaults()
+        arguments, callbacks = bound.arguments, bound.arguments["callbacks"]
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return method(*args, **kwargs)
+        callbacks = keras.tree.flatten(callbacks) if callbacks else []
+        arguments["callbacks"] = [*callbacks, _InLine()]
+        alone = arguments["y"] is None and arguments["sample_weight"] is None
+        if isinstance(arguments["x"], keras.utils.PyDataset) and alone:
+            weights, shuffle = arguments.get("class_weight"), arguments.get("shuffle", False)
+            arguments["x"] = _Batches(arguments["x"], weights, shuffle)
+        before, logs.every_step = logs.every_step, any(_looks_at_batches(callback) for callback in callbacks)
+        try:
+            return method(*bound.args, **bound.kwargs)
+        finally:
+            logs.every_step = before
+
+    return run
+
+
+def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
+    hooks = ("on_batch_end", "on_train_batch_end", "on_test_batch_end")
+    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in hooks)

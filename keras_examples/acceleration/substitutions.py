@@ -1,0 +1,108 @@
+"""What Keras asks of torch while a step is recorded, asked better; and what leaves torch meanwhile.
+
+What is asked instead was chosen by measuring the models of this package, and says what it saves.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from keras_examples.acceleration.recording import Recorder, flat
+
+NARROW = 16  # columns
+
+# How Keras calls torch's cross-entropy for sparse labels.
+AS_KERAS = {"reduction": "none", "weight": None, "ignore_index": -100, "label_smoothing": 0.0}
+AS_KERAS |= {"size_average": None, "reduce": None}
+
+_tensor: Any = torch.Tensor
+LEAVES_TORCH = "__array__ __deepcopy__ __dlpack__ __reduce_ex__ __repr__ data_ptr numpy share_memory_ storage tolist"
+SPLITS = {torch.tensor_split, torch.Tensor.tensor_split}  # which may read where from a tensor
+SEES_OFF = {getattr(_tensor, name) for name in (LEAVES_TORCH + " untyped_storage").split()} | SPLITS
+SEES_OFF.add(_tensor.data.__set__)
+
+
+class Substitutions(torch.overrides.TorchFunctionMode):
+    """Answers for torch while a step is recorded."""
+
+    def __init__(self, recorder: Recorder):
+        super().__init__()
+        self.recorder = recorder
+        self.rectified: Any = (None, None, 0)  # the last rectified tensor, what it was before, and its version
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, x = kwargs or {}, args[0] if args else None
+        if self.recorder.reason or not isinstance(x, torch.Tensor):
+            return function(*args, **kwargs)
+        if function in SEES_OFF:
+            self._see_off(function, args, kwargs)
+        elif function is torch.nn.functional.one_hot:  # reads the largest number back, to check it
+            return self.recorder.call(function, args, kwargs)
+        elif function is torch.nn.functional.cross_entropy and self._is_plain(x, args[1], kwargs):
+            logits, targets = x.movedim(1, -1), args[1]  # Keras moves the classes to the front
+            if _lies_by_time(logits):
+                return _CrossEntropy.apply(logits.transpose(0, 1), targets.t()).t()
+            return _CrossEntropy.apply(logits, targets)
+        elif function is torch.matmul and _lies_by_time(x) and args[1].ndim == 2:
+            # As an LSTM's outputs lie, so may what is made of them, which saves copies.
+            return function(x.transpose(0, 1), args[1]).transpose(0, 1)
+        rectified, before, version = self.rectified
+        if x is rectified and x._version == version:
+            if function is torch.nn.functional.max_pool2d:
+                # The largest of four, rectified, is the largest of four rectified: a quarter of the work.
+                return torch.relu(function(before, *args[1:], **kwargs))
+            if function in (torch.permute, torch.Tensor.contiguous):  # which Keras does on its way to a pooling
+                result = function(*args, **kwargs)
+                before = function(before, *args[1:], **kwargs) if function is torch.permute else before
+                self.rectified = result, before, result._version
+                return result
+        result = function(*args, **kwargs)
+        if function is torch.nn.functional.relu:
+            self.rectified = result, x, result._version
+        return result
+
+    def _see_off(self, function: Any, args: Any, kwargs: Any) -> None:
+        tensors = list(flat((args, kwargs)))
+        splits = function in SPLITS and len(tensors) == 1  # at Python's numbers
+        if not (splits or all(map(self.recorder.is_literal, tensors))):
+            self.recorder.fail(f"values leave torch through {getattr(function, '__name__', 'a property')}")
+
+    def _is_plain(self, logits: torch.Tensor, targets: torch.Tensor, kwargs: Any) -> bool:
+        if logits.device.type != "cpu" or kwargs != AS_KERAS or targets.ndim >= logits.ndim:
+            return False
+        self.recorder.paused = True
+        ignored = bool((targets < 0).any())  # -100 is
+        self.recorder.paused = False
+        return not ignored
+
+
+def _lies_by_time(x: torch.Tensor) -> bool:
+    """Whether what is shaped (batch, time, features) lies in memory as (time, batch, features)."""
+    return x.ndim == 3 and not x.is_contiguous() and x.transpose(0, 1).is_contiguous()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of each sample or character; its backward pass takes no buffer more, torch's own three.
+
+    Logits are `(..., classes)`, targets `(...)` int64 in 0 … classes - 1, the result `(...)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        # Turned over, so that it runs along the batch, a narrow softmax is 10 times faster, and so is its gradient.
+        turned = logits.ndim == 2 and logits.shape[1] < NARROW
+        ctx.classes, logits = (0, logits.t().contiguous()) if turned else (-1, logits)
+        log_probabilities = logits.log_softmax(ctx.classes)
+        targets = targets.unsqueeze(ctx.classes)
+        ctx.save_for_backward(log_probabilities, targets)
+        return log_probabilities.gather(ctx.classes, targets).squeeze(ctx.classes).neg()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        log_probabilities, targets = ctx.saved_tensors
+        logits_gradient = log_probabilities.exp_()
+        logits_gradient.scatter_add_(ctx.classes, targets, gradient.new_full((1,), -1.0).expand(targets.shape))
+        logits_gradient.mul_(gradient.unsqueeze(ctx.classes))
+        return logits_gradient.t() if ctx.classes == 0 else logits_gradient, None

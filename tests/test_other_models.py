@@ -1,0 +1,419 @@
+"""`accelerate` on models that are not ours: what stock Keras computes, or stock Keras with a warning that says why."""
+
+import itertools
+import random
+import re
+import threading
+import types
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import layers, ops
+from test_acceleration import X, Y, compiled, dense, small, state
+
+from keras_examples.acceleration import accelerate
+
+SEQUENCES = np.random.default_rng(1).normal(size=(50, 5, 3)).astype("float32")
+
+
+class Apply(layers.Layer):
+    """A layer that calls a function of itself and its input."""
+
+    def __init__(self, function, **attributes):
+        super().__init__()
+        self.function = function
+        vars(self).update(attributes)
+
+    def call(self, x):
+        return self.function(self, x)
+
+
+def fit(model, x=X, y=Y, **options):
+    options = {"batch_size": 16, "epochs": 3, "verbose": 0, "shuffle": False} | options
+    return model.fit(x, y, **options).history
+
+
+def each_epoch(change):
+    return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs=None: change(1.0 + epoch))
+
+
+def both(run):
+    """Runs `run(prepare)` by stock Keras and accelerated; asserts that all agrees, and returns the warnings."""
+    results = []
+    for prepare in (lambda model: model, accelerate):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        random.seed(0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results.append(keras.tree.flatten(run(prepare)))
+    for ours, stock in zip(results[1], results[0], strict=True):
+        np.testing.assert_allclose(ours, stock, rtol=1e-3, atol=1e-4)
+    return [str(warning.message) for warning in caught if "not accelerated" in str(warning.message)]
+
+
+def trained(prepare, *hidden, callbacks=(), **options):
+    model = prepare(compiled(small(*hidden), "sgd", **options))
+    return fit(model, callbacks=list(callbacks)), state(model), model.predict(X, verbose=0)
+
+
+def add_in_place(tensor):
+    with torch.no_grad():
+        return tensor.add_(0.1)
+
+
+def mean_by_numpy(y_true, y_pred):
+    return float(np.mean(ops.convert_to_numpy(y_pred)))
+
+
+class KeepsBatches(keras.metrics.Metric):
+    def __init__(self):
+        super().__init__(name="spread")
+        self.batches = []
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.batches.append(y_pred)
+
+    def result(self):
+        return ops.std(ops.concatenate(self.batches)) if self.batches else 0.0
+
+    def reset_state(self):
+        self.batches = []
+
+
+LEAVES = {
+    "float()": lambda layer, x: x * float(x.detach().mean()),
+    "tolist": lambda layer, x: x * sum(x.detach().flatten().tolist()),
+    "numpy": lambda layer, x: x * x.detach().numpy().mean(),
+    "an array of it": lambda layer, x: x * np.asarray(x.detach()).mean(),
+    "text": lambda layer, x: x * float(f"{x.detach().mean():.3f}"),
+    "a branch": lambda layer, x: x * 2 if x.sum() > 0 else x * 3,
+    "a comparison": lambda layer, x: x * (2 if torch.equal(x, x.abs()) else 3),
+    "a shape": lambda layer, x: x + len(torch.unique(x.detach().round())),
+    "Python's random numbers": lambda layer, x: x * random.random(),
+    "a generator of torch's": lambda layer, x: x * torch.rand(6, generator=layer.generator),
+    "a counter": lambda layer, x: x * next(layer.counter) / 10,
+}
+
+
+@pytest.mark.parametrize("function", LEAVES.values(), ids=LEAVES.keys())
+def test_what_a_recording_cannot_follow_stays_stock_keras(function):
+    def run(prepare):
+        generator = torch.Generator().manual_seed(0)
+        return trained(prepare, Apply(function, generator=generator, counter=itertools.count(1)))
+
+    assert both(run)
+
+
+def test_a_counter_that_seldom_counts_is_not_frozen_either():
+    assert both(lambda prepare: trained(prepare, Apply(LEAVES["a counter"], counter=iter([1] * 6 + [5] * 100))))
+
+
+@pytest.mark.parametrize("metric", [mean_by_numpy, KeepsBatches], ids=["through NumPy", "with Python state"])
+def test_metrics_outside_of_torch(metric):
+    made = metric if metric is mean_by_numpy else metric()
+    assert both(lambda prepare: trained(prepare, dense(), metrics=[made]))
+
+
+def test_the_warning_names_layer_function_and_line():
+    model = compiled(small(Apply(LEAVES["numpy"])), accelerated=True)
+    with pytest.warns(UserWarning, match="not accelerated") as caught:
+        fit(model)
+    text, line = str(caught[0].message), LEAVES["numpy"].__code__.co_firstlineno
+    assert re.search(rf"through numpy, in apply\S* \(Apply\), in <lambda> at test_other_models.py:{line}", text), text
+    assert caught[0].filename == __file__
+
+
+FACTOR = types.SimpleNamespace(k=1.0)
+
+
+class Holder:
+    __slots__ = ("k",)
+
+    def factor(self):
+        return self.k
+
+
+def holders():
+    """Where a layer may read a number from: how to read it, and how to set it."""
+    values, array, holder = {"k": 1.0}, np.ones(400_000, "float32"), Holder()
+    holder.k = 1.0
+
+    def attribute(x):
+        return x * attribute.k
+
+    attribute.k = 1.0
+    return {
+        "a dict around it": (lambda layer, x: x * values["k"], lambda k: values.update(k=k)),
+        "a global": (lambda layer, x: x * FACTOR.k, lambda k: vars(FACTOR).update(k=k)),
+        "an array": (lambda layer, x: x * torch.from_numpy(array).mean(), array.fill),
+        "a slot": (lambda layer, x: x * holder.factor(), lambda k: setattr(holder, "k", k)),
+        "a function's attribute": (lambda layer, x: attribute(x), lambda k: setattr(attribute, "k", k)),
+    }
+
+
+@pytest.mark.parametrize("place", holders())
+def test_a_number_that_a_callback_changes_between_epochs(place):
+    def run(prepare):
+        read, change = holders()[place]
+        change(1.0)
+        return trained(prepare, Apply(read), callbacks=[each_epoch(change)])
+
+    assert not both(run)
+
+
+CHANGES = {
+    "freeze": lambda model: setattr(model.layers[0], "trainable", False),
+    "activation": lambda model: setattr(model.layers[0], "activation", keras.activations.tanh),
+    "regularizer": lambda model: setattr(model.layers[0], "kernel_regularizer", keras.regularizers.L2(0.1)),
+    "constraint": lambda model: setattr(model.layers[0].kernel, "constraint", keras.constraints.NonNeg()),
+    "the tensor of a variable": lambda model: setattr(model.layers[0].kernel.value, "data", torch.ones(6, 8)),
+    "clipping": lambda model: setattr(model.optimizer, "clipnorm", 0.01),
+    "momentum": lambda model: setattr(model.optimizer, "momentum", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("unbuilt", [False, True], ids=["built", "built by fit"])
+def test_changes_between_two_fits(change, unbuilt):
+    def run(prepare):
+        hidden = [dense(), layers.Dense(3)]
+        model = keras.Sequential(hidden) if unbuilt else small(dense())
+        prepare(compiled(model, keras.optimizers.SGD(0.1, momentum=0.9)))
+        before = fit(model), model.predict(X, verbose=0)
+        change(model)
+        return before, fit(model), model.evaluate(X, Y, verbose=0), model.predict(X, verbose=0)
+
+    assert not both(run)
+
+
+def test_layers_that_come_and_go_and_int8():
+    def run(prepare):
+        model = prepare(compiled(small(dense(), dense())))
+        found = [model.predict(X, verbose=0)]
+        for change in (model.pop, lambda: model.add(layers.Dense(2)), lambda: model.quantize("int8")):
+            change()
+            found += [model.predict(X, verbose=0), model.predict(X, verbose=0)]
+        return found
+
+    assert not both(run)
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_inputs_go_where_they_belong(kind):
+    def run(prepare):
+        names = ["query", "key", "anchor"]  # in another order than that of the alphabet
+        inputs = {name: keras.Input((2,), name=name) for name in names}
+        difference = inputs["query"] - 2 * inputs["key"] + 3 * inputs["anchor"]
+        outputs = {"sum": layers.Dense(1, name="sum")(difference), "first": difference}
+        x = {name: X[:, 2 * i : 2 * i + 2] for i, name in enumerate(names)}
+        if kind is list:
+            inputs, x = list(inputs.values()), list(x.values())
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", {"sum": "mse"})
+        prepare(model)
+        return fit(model, x, {"sum": X[:, :1]}), model.predict(x, verbose=0)
+
+    assert not both(run)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_variables_that_do_not_lie_row_by_row(optimizer):
+    def run(prepare):
+        sequence = [keras.Input((5, 3)), layers.SimpleRNN(4), layers.Dense(2, kernel_initializer="orthogonal")]
+        model = prepare(compiled(keras.Sequential([*sequence, layers.Dense(3)]), optimizer))
+        return fit(model, SEQUENCES), state(model)
+
+    assert not both(run)
+
+
+class Module(torch.nn.Module):
+    """A module of torch's with a parameter, a buffer that it changes itself, and an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.norm, self.drop = torch.nn.Linear(6, 6), torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.5)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return self.drop(self.norm(self.linear(x))) * self.count / 10
+
+
+def test_modules_of_torch():
+    def run(prepare):
+        module = Module()
+        model = prepare(compiled(small(layers.TorchModuleWrapper(module, output_shape=(None, 6))), "sgd"))
+        before = fit(model)
+        module.drop.p = 0.0
+        return before, fit(model), [value.detach().numpy() for value in module.state_dict().values()]
+
+    both(run)
+
+
+def test_tensors_around_a_layer():
+    def run(prepare):
+        tensor = torch.ones(6)
+        return trained(prepare, Apply(lambda layer, x: x * add_in_place(tensor))), tensor.numpy()
+
+    both(run)
+
+
+def test_states_that_predict_leaves():
+    def run(prepare):
+        model = keras.Sequential([keras.Input((1, 3), batch_size=1), layers.LSTM(4, stateful=True), layers.Dense(2)])
+        model.compile("sgd", "mse")
+        prepare(model)
+        return [model.predict(SEQUENCES[:1, i : i + 1], verbose=0) for i in range(5)]
+
+    assert not both(run)
+
+
+def own(**methods):
+    inputs = keras.Input((6,))
+    return type("Own", (keras.Model,), methods)(inputs, layers.Dense(3)(inputs))
+
+
+def spread(self, x, y, y_pred, sample_weight=None):
+    return keras.Model.compute_metrics(self, x, y, y_pred, sample_weight) | {"spread": ops.std(y_pred)}
+
+
+def counted(self):
+    self.results = getattr(self, "results", 0) + 1
+    return keras.Model.get_metrics_result(self) | {"results": self.results}
+
+
+def twice_what_is_large(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    loss = torch.nn.functional.cross_entropy(y_pred, y.long().flatten())
+    return loss * 2 if loss.item() > 1 else loss
+
+
+OWN = {
+    "logs": {"compute_metrics": spread},
+    "logs with state": {"get_metrics_result": counted},
+    "loss": {"compute_loss": twice_what_is_large},
+    "fit": {"fit": lambda self, *args, **options: keras.Model.fit(self, *args, **options)},
+    "predict": {"predict": lambda self, *args, **options: keras.Model.predict(self, *args, **options) + 1},
+    "train_step": {"train_step": lambda self, data: keras.Model.train_step(self, data) | {"two": torch.tensor(2.0)}},
+}
+
+
+@pytest.mark.parametrize("methods", OWN.values(), ids=OWN.keys())
+def test_methods_of_ones_own(methods):
+    def run(prepare):
+        model = prepare(compiled(own(**methods), "sgd"))
+        return fit(model), fit(model, Pairs(), None, batch_size=None), model.predict(X, verbose=0)
+
+    both(run)
+
+
+class Pairs(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return X[index * 16 : index * 16 + 16], Y[index * 16 : index * 16 + 16]
+
+
+def test_a_step_that_an_instance_gets_later():
+    def run(prepare):
+        model = prepare(compiled(small(dense())))
+        before, step = fit(model), model.train_step
+        model.train_step = lambda data: step(data) | {"two": torch.tensor(2.0)}
+        return before, fit(model)
+
+    assert "train_step of its own" in both(run)[0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "wrong"),
+    [
+        (layers.CategoryEncoding(5, output_mode="multi_hot"), 9),
+        (layers.Embedding(5, 3), 9),
+        (Apply(lambda layer, x: ops.one_hot(x, 5)), 7),
+    ],
+    ids=["CategoryEncoding", "Embedding", "one_hot"],
+)
+def test_numbers_out_of_range_are_errors_as_in_stock_keras(layer, wrong):
+    ids = np.random.default_rng(1).integers(0, 5, (64, 3)).astype("int32")
+    ids[40, 1] = wrong
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), layer, layers.Flatten(), layers.Dense(3)])
+    accelerate(compiled(model))
+    with pytest.raises((ValueError, RuntimeError, IndexError)):
+        model.predict(ids, batch_size=16, verbose=0)
+
+
+def test_labels_that_torch_ignores():
+    labels = Y.copy()
+    labels[40] = -100
+    both(lambda prepare: fit(prepare(compiled(small(dense()), "sgd")), y=labels))
+
+
+def test_an_optional_input_that_is_not_there():
+    class Add(layers.Layer):
+        def call(self, x, y):
+            return y if x is None else x + y
+
+        def compute_output_shape(self, x_shape, y_shape):
+            return y_shape
+
+    def run(prepare):
+        first, second = keras.Input((6,), optional=True), keras.Input((6,))
+        model = keras.Model([first, second], layers.Dense(1)(Add()(first, second)))
+        model.compile("sgd", "mse")
+        prepare(model)
+        return [float(model.train_on_batch([None, X], X[:, :1])) for _ in range(4)]
+
+    assert not both(run)
+
+
+def test_batches_of_ever_new_lengths_are_recorded_only_while_it_pays():
+    def run(prepare):
+        tokens = [keras.Input((None,), dtype="int32"), layers.Embedding(50, 4), layers.GlobalMaxPooling1D()]
+        model = prepare(compiled(keras.Sequential([*tokens, layers.Dense(3)])))
+        for length in range(5, 105):
+            model.train_on_batch(np.full((8, length), length % 50), Y[:8])
+        if prepare is accelerate:
+            assert len(model.train_function.recordings) < 20
+        return state(model)
+
+    assert not both(run)
+
+
+def test_threads_that_predict_at_once():
+    threads = torch.get_num_threads()
+    model = compiled(small(dense()), accelerated=True)
+    copy, results = compiled(keras.models.clone_model(model)), {}
+    copy.set_weights(model.get_weights())
+    stock = [copy.predict(X + i, verbose=0) for i in range(4)]
+
+    def predict(i):
+        results[i] = [model.predict(X + i, verbose=0) for _ in range(5)]
+
+    workers = [threading.Thread(target=predict, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for i in range(4):
+        for found in results[i]:
+            np.testing.assert_allclose(found, stock[i], rtol=1e-4, atol=1e-5)
+    found = []
+    fresh = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    fresh.start()
+    fresh.join()
+    assert [torch.get_num_threads(), *found] == [threads, threads]
+
+
+def test_stacked_convolutions_are_accelerated():
+    def run(prepare):
+        between = [layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling1D(2), layers.Dropout(0.1)]
+        stack = [keras.Input((12, 1)), layers.Conv1D(4, 3), *between, layers.Conv1D(4, 2), layers.Flatten()]
+        model = prepare(compiled(keras.Sequential([*stack, layers.Dense(3)]), "sgd"))
+        return fit(model, np.repeat(X, 2, axis=1)[..., None]), state(model)
+
+    assert not both(run)
