@@ -1,7 +1,7 @@
 """Keras's own tests, with stock Keras and with `accelerate` after every `compile`: prints which end otherwise.
 
-python -m tests.keras_suite                     # all rooms below
-python -m tests.keras_suite trainers models     # some of them
+python tests/keras_suite.py                     # all rooms below
+python tests/keras_suite.py trainers models     # some of them
 
 Some of them import JAX and TensorFlow: pip install -e '.[test,jax,tensorflow]'.
 """
@@ -50,13 +50,14 @@ def main(*rooms):
 
     sources = Path(keras.__file__).parent / "src"
     files = [str(file) for room in rooms or ROOMS.split() for file in sorted((sources / room).rglob("*_test.py"))]
-    options = ["-c", os.devnull, "--continue-on-collection-errors", "--tb=no", "-q", "-p", "tests.keras_suite"]
+    options = ["-c", os.devnull, "--continue-on-collection-errors", "--tb=no", "-q", "-p", "keras_suite"]
     command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", *files]
     with tempfile.TemporaryDirectory() as folder:
         running = {}
         for accelerated in ("no", "yes"):
             outcomes = Path(folder) / accelerated
-            environment = os.environ | {"SUITE_ACCELERATED": accelerated, "SUITE_OUTCOMES": str(outcomes)}
+            environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+            environment |= {"SUITE_ACCELERATED": accelerated, "SUITE_OUTCOMES": str(outcomes)}
             running[outcomes] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for process in running.values():
             said, _ = process.communicate()

@@ -1,7 +1,7 @@
 """Seeded random models, trained by stock Keras and accelerated from the same seed: every number has to agree.
 
-python -m tests.test_differential 2000          # so many seeds, from 0 on; prints what differs, and why some fell back
-python -m tests.test_differential 1000 2000     # the 1,000 after the first 2,000
+python tests/test_differential.py 2000          # so many seeds, from 0 on; prints what differs, and why some fell back
+python tests/test_differential.py 1000 2000     # the 1,000 after the first 2,000
 """
 
 import collections
@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import pytest
 import torch
+from random_models import Draw, Penalty
 
 from keras_examples.acceleration import accelerate
-from tests.random_models import Draw, Penalty
 
 BATCH = 8
 
