@@ -437,12 +437,22 @@ def test_what_cannot_be_accelerated_stays_stock_keras_and_says_why(model, option
         assert compiled(model, accelerated=True, **options) is model
 
 
-@pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5, seed=1), keras.layers.GaussianNoise(0.5)])
-def test_random_numbers_drawn_in_python_are_not_frozen(layer):
-    model = compiled(small(layer), keras.optimizers.SGD(0.0), True)
-    with pytest.warns(UserWarning, match="not accelerated"):
-        losses = [model.train_on_batch(X, Y)[0] for _ in range(5)]
-    assert len(set(losses)) == 5
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Dropout(0.5, seed=1),
+        lambda: keras.layers.GaussianNoise(0.5),
+        lambda: keras.layers.Lambda(lambda x: x + keras.random.normal(keras.ops.shape(x))),
+        lambda: keras.layers.Lambda(lambda x: x + keras.random.uniform(keras.ops.shape(x), seed=3)),
+    ],
+    ids=["Dropout", "GaussianNoise", "keras.random", "a fixed seed"],
+)
+def test_seeded_layers_draw_what_stock_keras_draws(layer):
+    def run(accelerated):
+        model = compiled(small(layer()), "sgd", accelerated)
+        return [model.train_on_batch(X, Y)[0] for _ in range(5)], state(model), torch.rand(3).numpy()
+
+    assert_same_as_stock(run)
 
 
 def test_variables_outside_of_the_model_are_not_frozen():

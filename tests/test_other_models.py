@@ -177,7 +177,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-@pytest.mark.parametrize("unbuilt", [False, True], ids=["built", "built by fit"])
+@pytest.mark.parametrize("unbuilt", [pytest.param(False, marks=pytest.mark.slow), True], ids=["built", "built by fit"])
 def test_changes_between_two_fits(change, unbuilt):
     def run(prepare):
         hidden = [dense(), layers.Dense(3)]
@@ -415,5 +415,32 @@ def test_stacked_convolutions_are_accelerated():
         stack = [keras.Input((12, 1)), layers.Conv1D(4, 3), *between, layers.Conv1D(4, 2), layers.Flatten()]
         model = prepare(compiled(keras.Sequential([*stack, layers.Dense(3)]), "sgd"))
         return fit(model, np.repeat(X, 2, axis=1)[..., None]), state(model)
+
+    assert not both(run)
+
+
+LOOPS = {
+    "plain": {},
+    "backwards": {"go_backwards": True},
+    "dropout": {"dropout": 0.3},
+    "recurrent dropout": {"recurrent_dropout": 0.2},
+    "no bias": {"use_bias": False},
+    "relu": {"activation": "relu"},
+}
+KINDS = {"LSTM": layers.LSTM, "GRU": layers.GRU, "SimpleRNN": layers.SimpleRNN}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("options", LOOPS.values(), ids=LOOPS.keys())
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.slow
+def test_recurrent_layers(kind, options, masked):
+    def run(prepare):
+        tokens = [keras.Input((7,), dtype="int32"), layers.Embedding(9, 4, mask_zero=masked)]
+        loops = [layers.Bidirectional(kind(4, return_sequences=True)), kind(5, **options)]
+        model = prepare(compiled(keras.Sequential([*tokens, *loops, layers.Dense(3)]), "sgd"))
+        x = np.random.default_rng(0).integers(1, 9, (50, 7))
+        x[:20, 4:] = x[3] = x[30:, 2] = 0  # behind, everywhere and between
+        return fit(model, x), state(model), model.predict(x, verbose=0)
 
     assert not both(run)

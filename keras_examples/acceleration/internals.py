@@ -1,17 +1,21 @@
 """The names of Keras and torch that are not public and that this room needs, each with a word why."""
 
 import ctypes
+import inspect
 import sys
 
 import torch
+from keras.src.backend.common.global_state import get_global_attribute  # Keras's generator where no seed is given
+from keras.src.backend.torch.random import torch_seed_generator  # from a Keras seed to a generator of torch's
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter  # its batches, without a `DataLoader`
 from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation that reaches a kernel
 from torch.utils.flop_counter import flop_registry  # counts the work of an operation by its shapes
 from torch.utils.weak import WeakTensorKeyDictionary  # knows a tensor again that comes back from the backward pass
 
-__all__ = ["PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary", "flop_registry"]
+__all__ = ["PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary", "flop_registry", "get_global_attribute"]
 
 aten = torch.ops.aten
+seeding = inspect.unwrap(torch_seed_generator).__code__
 without_function_modes = torch._C.DisableTorchFunction  # while an operation is written down, nobody else looks on
 mkldnn_linear = torch.ops.mkldnn._linear_pointwise  # oneDNN's matrix product, which torch chooses for inference only
 lstm_kernel = aten.mkldnn_rnn_layer.default  # what `torch.lstm` runs on CPU, layer by layer

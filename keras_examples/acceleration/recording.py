@@ -5,15 +5,12 @@ Nothing is refused on the way: the step goes on to its end, and what a recording
 
 import functools
 import operator
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import keras
-import numpy as np
 import torch
 
 from keras_examples.acceleration.internals import (
@@ -23,13 +20,12 @@ from keras_examples.acceleration.internals import (
     flop_registry,
     without_function_modes,
 )
+from keras_examples.acceleration.reasons import frames, whereabouts
 
 Node = torch.fx.Node
 Tag = torch.Tag
+SEED = 0xFFFFFFFF  # of what Keras's seeds add up to so many bits count
 KEPT = 1 << 20  # bytes of a tensor, up to which it is computed once and kept if it depends on literals alone
-HERE, PYTHON = os.path.dirname(__file__) + os.sep, os.path.dirname(os.__file__) + os.sep
-LIBRARIES = (HERE, "<", *(os.path.dirname(str(module.__file__)) + os.sep for module in (keras, torch, np)))
-OWNERS = (keras.Layer, keras.metrics.Metric, keras.losses.Loss, keras.regularizers.Regularizer)
 
 # What these return depends on the shapes of their arguments alone.
 BY_SHAPE = set(
@@ -37,6 +33,13 @@ BY_SHAPE = set(
 )
 NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}  # change running statistics, undeclared
 READS_MEMORY = {"_ctc_loss", "_pack_padded_sequence", "set_", "resize_"}  # or changes what a tensor is
+
+
+class Tape:
+    """What a function that is written down as one operation keeps for its gradients."""
+
+    def __init__(self, *things: Any):
+        self.things = things
 
 
 class Recorder(TorchDispatchMode):
@@ -68,6 +71,8 @@ class Recorder(TorchDispatchMode):
         self.reason, self.work, self.rough, self.paused = "", 0, False, False
         self.update: Callable[[], None] | None = None  # what the optimizer was called for, until the step is over
         self.updated: set[int] = set()  # storages that it will change
+        self.seeds: dict[int, Node] = {}  # nodes of the seeds that Keras read out of a tensor
+        self.objects: dict[Any, Node] = {}  # nodes of what is no tensor: generators that it made of them, and tapes
         self.on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
         for tensor in inputs:
             self._hold(tensor, is_input=True)
@@ -75,7 +80,7 @@ class Recorder(TorchDispatchMode):
     def fail(self, reason: str) -> None:
         """Notes the first reason for which the recording cannot stand for the step; the rest of it is stock Keras's."""
         if not self.reason:
-            self.reason = reason + whereabouts(_frames(sys._getframe(1)))
+            self.reason = reason + whereabouts(frames(sys._getframe(1)))
             if self.update:
                 self.update()
 
@@ -86,7 +91,7 @@ class Recorder(TorchDispatchMode):
         self.update = update
 
     def call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Calls a function that takes no gradients, and writes it down as one operation, whatever it does."""
+        """Calls a function and writes it down as one operation, whatever it does; its results have no gradients."""
         self.paused = True
         result = function(*args, **kwargs)
         self.paused = False
@@ -112,7 +117,7 @@ class Recorder(TorchDispatchMode):
     def _write_down(self, operation: Any, args: Any, kwargs: Any) -> Any:
         if operation is aten.lift_fresh.default:
             return self._lift(operation(*args))
-        self.codes.update(frame.f_code for frame, _ in _frames(sys._getframe(2)))
+        self.codes.update(frame.f_code for frame, _ in frames(sys._getframe(2)))
         tensors = list(flat((args, kwargs)))
         nodes = [self.node(tensor) for tensor in tensors]
         name, tags = operation._schema.name.partition("::")[2], operation.tags
@@ -181,8 +186,25 @@ class Recorder(TorchDispatchMode):
         if isinstance(argument, dict):
             return {name: self._named(part) for name, part in argument.items()}
         if isinstance(argument, torch.Generator) and argument is not torch.default_generator:
-            self.fail("it draws from a torch.Generator of its own")
-        return argument
+            return self._generator(argument)
+        return self.objects[argument] if isinstance(argument, Tape) else argument
+
+    def read_seed(self, seed: torch.Tensor) -> int:
+        """Reads a seed that Keras is about to make a generator of, as each replay will."""
+        self.paused = True
+        number = int(seed)
+        self.paused = False
+        self.seeds[number & SEED] = self.node(seed)
+        return number
+
+    def _generator(self, generator: torch.Generator) -> Node | None:
+        if generator not in self.objects:
+            if generator.initial_seed() not in self.seeds:
+                self.fail("it draws from a torch.Generator of its own")
+                return None
+            seed = self.seeds[generator.initial_seed()]
+            self.objects[generator] = self.graph.call_function(seeded, (seed, generator.device))
+        return self.objects[generator]
 
     def _name(
         self, result: Any, node: Node, root: Node | None, literal: bool, old: Sequence[torch.Tensor] = ()
@@ -199,6 +221,8 @@ class Recorder(TorchDispatchMode):
             for i, part in enumerate(result):
                 if isinstance(part, (torch.Tensor, tuple, list)):
                     self._name(part, self.graph.call_function(operator.getitem, (node, i)), root, literal, old)
+                elif isinstance(part, Tape):
+                    self.objects[part] = self.graph.call_function(operator.getitem, (node, i))
 
 
 @functools.cache
@@ -210,6 +234,11 @@ def _effects(operation: Any, changes_statistics: bool) -> tuple[list[int | str],
             written.append(argument.name if argument.kwarg_only else place)
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in operation._schema.returns)
     return written, views or operation is aten._unsafe_view.default
+
+
+def seeded(seed: torch.Tensor, device: torch.device) -> torch.Generator:
+    """The generator that Keras makes of a seed, of shape ()."""
+    return torch.Generator(device).manual_seed(int(seed) & SEED)
 
 
 def _has_mask(indices: Any) -> bool:
@@ -228,43 +257,3 @@ def flat(argument: Any) -> Iterator[torch.Tensor]:
 def described(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape, type and strides, without memory."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def is_library(file: str) -> bool:
-    """Whether code is Keras's, torch's, NumPy's, Python's or ours, and not the user's."""
-    return file.startswith(LIBRARIES) or (file.startswith(PYTHON) and "-packages" not in file)
-
-
-def _frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
-    """The frames of the step under way, from the innermost to the one that began it."""
-    while frame and not (frame.f_code.co_name == "_run_stock" and frame.f_code.co_filename.startswith(HERE)):
-        yield frame, frame.f_lineno
-        frame = frame.f_back
-
-
-def whereabouts(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """The innermost layer, metric, loss or regularizer of frames, and the innermost line that is the user's."""
-    owner = place = ""
-    for frame, line in frames:
-        thing, file = frame.f_locals.get("self"), frame.f_code.co_filename
-        if not owner and isinstance(thing, OWNERS) and not isinstance(thing, keras.Model):
-            owner = f", in {' '.join(filter(None, (getattr(thing, 'name', ''), f'({type(thing).__name__})')))}"
-        if not (place or is_library(file)):
-            place = f", in {frame.f_code.co_name} at {os.path.basename(file)}:{line}"
-    return owner + place
-
-
-def explained(error: BaseException) -> str:
-    """An exception's reason and whereabouts, of the innermost that it came of."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    message = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-    return message + whereabouts([*traceback.walk_tb(error.__traceback__)][::-1])
-
-
-def user_level() -> int:
-    """The `stacklevel` with which the caller warns of the innermost line of the user's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and is_library(frame.f_code.co_filename):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -5,16 +5,19 @@ stock Keras's: what they come to has to agree to rounding, or stock Keras's resu
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import keras
 import torch
 
+from keras_examples.acceleration.kernels import by_kernel, recurrent_layers
 from keras_examples.acceleration.loops import Logs, overridden, unsupported
 from keras_examples.acceleration.optimizers import updater
-from keras_examples.acceleration.recording import Recorder, explained, user_level
+from keras_examples.acceleration.reasons import explained, user_level
+from keras_examples.acceleration.recording import Recorder
 from keras_examples.acceleration.recordings import (
     Budget,
     Options,
@@ -25,7 +28,7 @@ from keras_examples.acceleration.recordings import (
     random_states,
     set_random_states,
 )
-from keras_examples.acceleration.substitutions import Substitutions
+from keras_examples.acceleration.substitutions import Substitutions, in_place_of
 from keras_examples.acceleration.watch import Watch
 
 TRIES = 3  # steps that may change what they read, as those do that build something when they first run
@@ -204,12 +207,14 @@ class StepFunction:
 
         with ExitStack() as stack:
             if only_metrics:
-                stack.enter_context(_in_place_of(self.model, "get_metrics_result", dict))
+                stack.enter_context(in_place_of(self.model, "get_metrics_result", dict))
             if optimizer:
-                stack.enter_context(_in_place_of(optimizer, "apply", apply))
+                stack.enter_context(in_place_of(optimizer, "apply", apply))
             if recorder:
                 stack.enter_context(recorder)
                 stack.enter_context(Substitutions(recorder))
+                for layer in recurrent_layers(self.model):
+                    stack.enter_context(in_place_of(layer, "inner_loop", partial(by_kernel, recorder, layer)))
             returned = self.stock(data)
         return StockStep(returned, None if only_metrics else keras.tree.flatten(returned), *(updates or [([], [])])[0])
 
@@ -274,17 +279,3 @@ class StepFunction:
         if recording.only_metrics:
             return self.logs.read(self.model)
         return outputs[0] if recording.structure is None else keras.tree.pack_sequence_as(recording.structure, outputs)
-
-
-@contextmanager
-def _in_place_of(thing: Any, name: str, function: Any) -> Iterator[None]:
-    """Gives an object another method until the block ends."""
-    own, before = vars(thing), vars(thing).get(name)
-    own[name] = function
-    try:
-        yield
-    finally:
-        if before is None:
-            del own[name]
-        else:
-            own[name] = before

@@ -3,11 +3,15 @@
 What is asked instead was chosen by measuring the models of this package, and says what it saves.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from keras_examples.acceleration.internals import seeding
 from keras_examples.acceleration.recording import Recorder, flat
 
 NARROW = 16  # columns
@@ -35,6 +39,8 @@ class Substitutions(torch.overrides.TorchFunctionMode):
         kwargs, x = kwargs or {}, args[0] if args else None
         if self.recorder.reason or not isinstance(x, torch.Tensor):
             return function(*args, **kwargs)
+        if function is torch.Tensor.__int__ and sys._getframe(1).f_code is seeding:
+            return self.recorder.read_seed(x)
         if function in SEES_OFF:
             self._see_off(function, args, kwargs)
         elif function is torch.nn.functional.one_hot:  # reads the largest number back, to check it
@@ -106,3 +112,17 @@ class _CrossEntropy(torch.autograd.Function):
         logits_gradient.scatter_add_(ctx.classes, targets, gradient.new_full((1,), -1.0).expand(targets.shape))
         logits_gradient.mul_(gradient.unsqueeze(ctx.classes))
         return logits_gradient.t() if ctx.classes == 0 else logits_gradient, None
+
+
+@contextmanager
+def in_place_of(thing: Any, name: str, function: Any) -> Iterator[None]:
+    """Gives an object another method until the block ends."""
+    own, before = vars(thing), vars(thing).get(name)
+    own[name] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del own[name]
+        else:
+            own[name] = before

@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import torch
 
-from keras_examples.acceleration.recording import is_library
+from keras_examples.acceleration.internals import get_global_attribute
+from keras_examples.acceleration.reasons import is_library
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, np.generic, np.dtype, slice)
 LONG = 20_000  # items of a container, above which nobody looks into it
@@ -76,7 +77,9 @@ class Watch:
             self.names = set().union(*map(_names, self.codes))
             self.found: list[tuple[list[str], Callable[[], Iterable[Any]], list[Any]]] = []
             seen: dict[int, Any] = {}
-            queue = deque([("the model", self.model), *self._note("Keras", ["a setting"], _settings)])
+            queue = deque(
+                [("the model", self.model), *self._note("Keras", ["a setting"] * len(_settings()), _settings)]
+            )
             while queue and len(seen) < MOST:
                 name, thing = queue.popleft()
                 if not isinstance(thing, PLAIN) and id(thing) not in seen:
@@ -98,6 +101,8 @@ class Watch:
         if isinstance(thing, (property, staticmethod, classmethod)):
             return [(name, getattr(thing, "fget", None) or getattr(thing, "__func__", None))]
         if isinstance(thing, types.ModuleType):
+            if is_library(getattr(thing, "__file__", None) or "<"):
+                return ()
             chosen = sorted(self.names & vars(thing).keys())
             return self._note(name, chosen, lambda: map(vars(thing).get, chosen))
         if isinstance(thing, types.FunctionType):
@@ -150,7 +155,8 @@ def _settings() -> list[Any]:
         for kind in ("cpu", "cuda")
         for setting in (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
     ]
-    return [keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format(), *casts]
+    of_keras = keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format()
+    return [get_global_attribute("global_seed_generator"), *of_keras, *casts]
 
 
 def _state_of(thing: Any) -> Callable[[], list[Any]] | None:
