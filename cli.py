@@ -208,13 +208,13 @@ def add_example(command: str) -> None:
         return {"example": metadata["example"], "data": metadata["data"], "weights": target}
 
     def classify(arch: str = first, **given: Any) -> Any:
-        """Shows test images with what the model reads in them, or the probabilities for a picture of yours."""
+        """Shows test images, or pictures of yours, with what the model reads in them."""
         from keras_examples.show.sampling import classify
 
         return classify(ids[arch], echo=echo, **given)
 
     def reconstruct(arch: str = first, **given: Any) -> Any:
-        """Draws test images over their reconstructions."""
+        """Draws test images, or pictures of yours, over their reconstructions."""
         from keras_examples.show.sampling import reconstruct
 
         return reconstruct(ids[arch], echo=echo, **given)
@@ -225,11 +225,17 @@ def add_example(command: str) -> None:
 
         return continue_text(ids[arch], sys.stdin.read() if prompt == "-" else prompt, echo=echo, **given)
 
-    image_option = click.option("--image", type=PATH, help="Classify this picture instead.")
+    image_option = click.option(
+        "--image",
+        "images",
+        type=PATH,
+        multiple=True,
+        help="Take this picture instead, or all in this folder; may be repeated.",
+    )
     sample: Any
     sample, its_options = {
         "Classification": (classify, options(image_option, picture_options)),
-        "Reconstruction": (reconstruct, picture_options),
+        "Reconstruction": (reconstruct, options(image_option, picture_options)),
         "NextCharacter": (continue_text, generation_options),
     }[task]
     group.command("sample")(which(its_options(reported(f"{command} sample{shown}")(sample))))

@@ -9,6 +9,7 @@ python -m benchmarks sampling
 python -m benchmarks loading
 python -m benchmarks demo
 python -m benchmarks memory --json memory.json
+python -m benchmarks pages
 
 Run it in the repository's root and leave the machine alone meanwhile; `pip install -e .[benchmarks]` brings peers.
 Without a command it measures throughput.
@@ -195,6 +196,21 @@ def memory(examples: list[str], peers: list[str], rounds: int, path: str | None)
     with tempfile.TemporaryDirectory() as folder:
         file = write_corpus(folder) if CORPUS in examples else ""
         _report("peak MB of fit", peers, ["keras-torch"], rows(file), rounds, path)
+
+
+@main.command()
+@click.option("--count", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Digits of each kind.")
+@click.option("--data-dir", default="datasets", show_default=True, help="Where the MNIST files are.")
+@_json
+def pages(count: int, data_dir: str, path: str | None) -> None:
+    """Per cent of MNIST's test digits that `sample --image` reads off generated paper, by its kind.
+
+    `over plain` is what is read of that kind over what is read of the plain page. The network is the mnist-cnn that
+    ships; the pages are the same each time.
+    """
+    from benchmarks.pages import score
+
+    _report(f"% of {count} digits", ["right", "over plain"], [], score(count, data_dir), 1, path)
 
 
 def _report(

@@ -53,6 +53,8 @@ def reported(example: str) -> Decorator:
                     click.echo(json.dumps(finite(report)))
                 if report and report.get("interrupted"):
                     sys.exit(130)
+                if report and report.get("failed"):
+                    sys.exit(1)
             except (click.ClickException, click.exceptions.Exit):
                 raise
             except KeyboardInterrupt:

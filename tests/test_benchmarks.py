@@ -130,6 +130,15 @@ def test_memory(tmp_path):
     assert all(100 < float(cell.replace(",", "")) < 10_000 for cell in rows[0][1:3])
 
 
+@pytest.mark.realdata
+def test_pages(tmp_path):
+    path = tmp_path / "report.json"
+    benchmark("pages", "--count", "2", "--json", str(path))
+    values = json.loads(path.read_text())["values"]
+    assert {"plain", "ruled", "pencil", "inverted"} < set(values)
+    assert values["plain"] == {"right": [100], "over plain": [100]}
+
+
 def test_an_unknown_name_is_a_usage_error():
     result = benchmark("memory", "--examples", "mnist-linear,mnist-transformer", code=2)
     assert "Received: mnist-transformer. Choose from mnist-linear" in result.stderr

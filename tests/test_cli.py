@@ -230,11 +230,38 @@ def test_an_image_of_ones_own_gets_ten_probabilities(run, linear, tmp_path):
     digit = int(np.flatnonzero(y == 0)[0])
     Image.fromarray(255 - x[digit]).resize((300, 300)).save(tmp_path / "zero.png")
     report = json.loads(run("mnist sample --image zero.png --json").stdout)
-    probabilities = report["probabilities"]
+    (entry,) = report["images"]
+    probabilities = entry["probabilities"]
     assert list(probabilities) == list("0123456789")
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
-    assert max(probabilities, key=probabilities.get) == "0"
-    assert len(run("mnist sample --image zero.png").output.splitlines()) == 11
+    assert max(probabilities, key=probabilities.get) == entry["predicted"] == "0"
+    assert entry["probability"] == probabilities["0"]
+    output = run("mnist sample --image zero.png").output
+    assert f"zero.png reads 0, {100 * entry['probability']:.0f} %" in output.splitlines()
+    assert sum(character in "▘▝▀▖▌▞▛▗▚▐▜▄▙▟" for character in output) > 20
+    with Image.open(tmp_path / report["picture"]) as picture:
+        assert picture.width > 300
+
+
+def test_several_images_and_folders_of_them(run, linear, tmp_path):
+    from keras_examples.data.standins import synthetic_digits
+
+    (tmp_path / "photos").mkdir()
+    for index, digit in enumerate(synthetic_digits(3, 1)[0]):
+        name = "alone.png" if index == 2 else f"photos/{index}.png"
+        Image.fromarray(255 - digit).resize((300, 300)).save(tmp_path / name)
+    report = json.loads(run("mnist sample --image alone.png --image photos --json").stdout)
+    assert [entry["image"] for entry in report["images"]] == ["alone.png", "photos/0.png", "photos/1.png"]
+    assert report["failed"] == 0
+    Image.new("L", (300, 300), 200).save(tmp_path / "photos" / "blank.png")
+    result = run("mnist sample --image photos --json", code=1)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert "There is no stroke in the image. Received: image='photos/blank.png'." in line
+    assert sum(" reads " in line for line in result.stderr.splitlines()) == 2
+    report = json.loads(result.stdout)
+    assert ["error" in entry for entry in report["images"]] == [False, False, True]
+    (line,) = run("mnist sample --image photos/blank.png", code=1).stderr.splitlines()
+    assert line.startswith("Error: There is no stroke in the image.")
 
 
 def test_devices_says_what_and_why(run):
@@ -483,6 +510,11 @@ def test_autoencoder_draws_pairs_and_single_images(run, tmp_path):
     for name in names:
         with Image.open(tmp_path / "pictures" / name) as image:
             assert image.size == (32, 32)
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "photo.jpg")
+    report = json.loads(run("autoencoder sample --image photo.jpg --image photo.jpg --json").stdout)
+    assert len(report["errors"]) == len(report["images"]) == 2
+    with Image.open(tmp_path / "samples" / "input_1.png") as image:
+        assert image.getpixel((5, 5))[:2] > (240, 10)
 
 
 def test_cifar_names_its_classes_and_takes_a_photo(run, tmp_path):
@@ -492,7 +524,7 @@ def test_cifar_names_its_classes_and_takes_a_photo(run, tmp_path):
     Image.new("RGB", (300, 200), "red").save(tmp_path / "photo.jpg")
     stand_ins = "weights/cifar-cnn-synthetic.weights.h5"
     report = json.loads(run(f"cifar sample --image photo.jpg --weights {stand_ins} --json").stdout)
-    assert "circle" in report["probabilities"]
+    assert "circle" in report["images"][0]["probabilities"]
 
 
 @pytest.mark.realdata

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from keras_examples.show.images import read_digit, read_photo
+from keras_examples.show.images import image_files, read_digit, read_photo
 
 
 def seven(size=(200, 260), ink=0, paper=255, mode="L"):
@@ -73,9 +73,135 @@ def test_a_line_of_one_pixel_is_a_digit(tmp_path):
     assert read_digit(saved(image, tmp_path / "one.png")).max() > 200
 
 
+def drawn(draw, side=800, paper=235):
+    """A page with a seven in its middle, and under it what `draw` draws."""
+    page = Image.new("L", (side, side), paper)
+    draw(page, ImageDraw.Draw(page))
+    digit = seven((side // 2, side // 2 * 13 // 10), ink=255, paper=0)
+    page.paste(20, (side // 4, side // 6), digit)
+    return np.asarray(page, np.float32)
+
+
+def shaded(page):
+    """Light that falls off by 100 grey levels from one corner to the other."""
+    down, across = np.mgrid[0:1:800j, 0:1:800j]
+    return page - 50 * (down + across)
+
+
+def nothing(page, draw):
+    pass
+
+
+def rules(page, draw):
+    for place in range(20, 800, 60):
+        draw.line([(0, place), (800, place + 14)], 180, 2)
+
+
+def grid(page, draw):
+    for place in range(20, 800, 40):
+        draw.line([(0, place), (800, place)], 190, 1)
+        draw.line([(place, 0), (place, 800)], 190, 1)
+
+
+def specks(page, draw):
+    for x, y in np.random.default_rng(0).integers(0, 800, (25, 2)):
+        draw.ellipse((x, y, x + 5, y + 5), 60)
+
+
+def table(page, draw):
+    draw.polygon([(0, 0), (60, 0), (30, 800), (0, 800)], 60)
+
+
+def sheet(page, draw):
+    page.paste(70, (0, 0, 800, 800))
+    draw.polygon([(110, 60), (700, 90), (680, 760), (90, 730)], 235)
+
+
+PAPERS = {
+    "plain": drawn(nothing),
+    "shaded": shaded(drawn(nothing)),
+    "ruled": drawn(rules),
+    "gridded": drawn(grid),
+    "with specks": drawn(specks),
+    "a table's edge": drawn(table),
+    "a sheet on a table": drawn(sheet),
+    "a black frame": np.pad(drawn(nothing), 25),
+    "pencil": 0.25 * drawn(nothing) + 160,
+    "noise": drawn(nothing) + np.random.default_rng(0).normal(0, 15, (800, 800)),
+    "light on dark, ruled": 255 - drawn(rules),
+    "cropped closely": drawn(nothing)[210:610, 262:525],
+}
+
+
+@pytest.mark.parametrize("kind", PAPERS)
+def test_only_the_digit_is_seen_of_a_page(tmp_path, expected, kind):
+    page = Image.fromarray(PAPERS[kind].clip(0, 255).astype(np.uint8))
+    assert alike(read_digit(saved(page, tmp_path / "page.png")), expected)
+
+
+@pytest.mark.parametrize("ink", [0, 90])
+def test_a_thick_zero_that_fills_the_picture_keeps_its_hole(tmp_path, ink):
+    image = Image.new("L", (280, 280), 255)
+    ImageDraw.Draw(image).ellipse((60, 20, 220, 260), outline=ink, width=50)
+    digit = read_digit(saved(image, tmp_path / "zero.png"))
+    assert digit[14, 14] == 0
+    assert digit[14].max() > 200 < digit[:, 14].max()
+
+
+@pytest.mark.parametrize("side", [200, 800, 2000])
+@pytest.mark.parametrize("pen", [1, 3, 8])
+def test_thin_strokes_become_as_wide_as_those_of_mnist(tmp_path, side, pen):
+    image = Image.new("L", (side, side), 240)
+    ImageDraw.Draw(image).line([(0.3 * side, 0.3 * side), (0.6 * side, 0.3 * side), (0.4 * side, 0.8 * side)], 40, pen)
+    digit = read_digit(saved(image, tmp_path / "thin.png")) / 255
+    rows = digit[12:20].sum(axis=1)  # across its long stroke
+    assert rows.min() > 1.5
+    assert rows.max() < 4
+
+
+def blank(draw):
+    page = Image.new("L", (800, 800), 235)
+    draw(page, ImageDraw.Draw(page))
+    return page
+
+
+def dot(page, draw):
+    draw.ellipse((380, 380, 440, 440), 20)
+
+
+def two_sevens(page, draw):
+    for left in (100, 450):
+        page.paste(20, (left, 200), seven((250, 320), ink=255, paper=0))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (nothing, "There is no stroke in the image."),
+        (rules, "There is no stroke in the image."),
+        (grid, "There is no stroke in the image."),
+        (sheet, "There is no stroke in the image."),
+        (table, "There is no stroke in the image."),
+        (specks, "There is no stroke in the image."),
+        (dot, "There is a dot in the image, but no stroke."),
+        (two_sevens, "There are several digits in the image."),
+    ],
+)
+def test_a_page_without_a_digit_is_no_zero(tmp_path, draw, message):
+    with pytest.raises(ValueError, match=f"{message} Received: image=.*page.png'. Give one with a single digit on it."):
+        read_digit(saved(blank(draw), tmp_path / "page.png"))
+
+
+def test_a_folder_stands_for_its_images_by_name(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt", ".DS_Store"):
+        (tmp_path / name).touch()
+    assert [file.name for file in image_files([tmp_path / "notes.txt", tmp_path])] == ["notes.txt", "a.JPG", "b.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"No images in the folder. Received: .*empty'"):
+        image_files([tmp_path / "empty"])
+
+
 def test_bad_images(tmp_path):
-    with pytest.raises(ValueError, match=r"The image is blank. Received: image="):
-        read_digit(saved(Image.new("L", (30, 30), 200), tmp_path / "blank.png"))
     with pytest.raises(FileNotFoundError, match=r"No such image. Received: image="):
         read_digit(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("no picture")

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image
 
 from keras_examples.show import plots
@@ -42,6 +45,38 @@ def test_single_images_keep_pixels_and_colours(tmp_path):
     for name in ("uint8.png", "float.png"):
         with Image.open(tmp_path / "new" / name) as image:
             np.testing.assert_array_equal(np.asarray(image.convert("RGB")), photo)
+
+
+def test_characters_without_a_font_are_told_and_warn_of_nothing(tmp_path, recwarn):
+    for name, text in (("latin", "abc"), ("chinese", "学而时习之"), ("spaces", "a\tb\u3000c")):
+        plots.save_predictions(tmp_path / f"{name}.png", np.zeros((1, 8, 8)), [0], [0], ["0"], text)
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
+
+
+def test_an_installed_font_that_has_the_characters_is_used(tmp_path, monkeypatch):
+    def square(pen):
+        for point in ((0, 0), (0, 900), (900, 900), (900, 0)):
+            (pen.lineTo if point[0] or point[1] else pen.moveTo)(point)
+        pen.closePath()
+        return pen.glyph()
+
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "xue"])
+    builder.setupCharacterMap({ord("学"): "xue"})
+    builder.setupGlyf({name: square(TTGlyphPen(None)) for name in (".notdef", "xue")})
+    builder.setupHorizontalMetrics(dict.fromkeys((".notdef", "xue"), (1000, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=0)
+    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "squares.ttf")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    font_manager.fontManager.addfont(tmp_path / "squares.ttf")
+    grid = np.zeros((1, 8, 8)), [0], [0], ["0"]
+    plots.save_predictions(tmp_path / "square.png", *grid, "学学学学")
+    plots.save_predictions(tmp_path / "none.png", *grid, "")
+    dark = [(np.asarray(Image.open(tmp_path / name).convert("L")) < 60).sum() for name in ("square.png", "none.png")]
+    assert dark[0] - dark[1] > 4 * 200  # four squares of 11 points
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, ImageDraw
 
 README = (ROOT / "README.md").read_text()
 PAGES = {"README": README}
@@ -18,7 +18,11 @@ TRAINING = {"mnist", "cifar", "autoencoder", "charrnn"}
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_runs(run, tmp_path, page):
-    Image.effect_noise((40, 30), 90).save(tmp_path / "my-digit.png")
+    digit = Image.new("L", (200, 200), 220)
+    ImageDraw.Draw(digit).line([(60, 40), (130, 40), (80, 160)], 30, 9)
+    digit.save(tmp_path / "my-digit.png")
+    (tmp_path / "my-digits").mkdir()
+    digit.save(tmp_path / "my-digits" / "seven.png")
     Image.effect_noise((400, 300), 90).save(tmp_path / "photo.jpg")
     (tmp_path / "my-novel.txt").write_text("We all read on, and on. " * 200)
     (tmp_path / "run.toml").write_text("limit = 300")

@@ -7,13 +7,16 @@ about 0–1; `y` and `predicted` are classes, `(N,)`. What writes a file raises 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import FigureBase
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from keras_examples.files import whole_file
@@ -44,6 +47,25 @@ def _predictions(
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         label = class_names[true] if true == guess else f"{class_names[true]},\nnot {class_names[guess]}"
         axis.set_title(label, fontsize=9, color=RIGHT if true == guess else WRONG)
+
+
+def save_readings(
+    path: str | Path, pictures: Sequence[np.ndarray], x: np.ndarray, captions: Sequence[str], title: str
+) -> None:
+    """Draws pictures of any size, and beside each what the model saw of it, `x`, the caption over both."""
+    columns = min(len(x), 4)
+    rows = -(-len(x) // columns)
+    figure = plt.figure(figsize=(3.2 * columns + 0.4, 1.9 * rows + 0.6), layout="constrained")
+    cells = figure.subfigures(rows, columns, squeeze=False).flat
+    for cell, picture, seen, caption in zip(cells, pictures, x, captions):
+        left, right = cell.subplots(1, 2)
+        left.imshow(picture)
+        right.imshow(seen, cmap="gray", vmin=0, vmax=255)
+        left.axis("off")
+        right.axis("off")
+        cell.suptitle(caption, fontsize=9, parse_math=False)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
 
 
 def save_reconstructions(path: str | Path, x: np.ndarray, output: np.ndarray, title: str) -> None:
@@ -149,7 +171,8 @@ def draw_pairs(figure: FigureBase, x: np.ndarray, output: np.ndarray) -> None:
 def draw_text(figure: FigureBase, text: str) -> None:
     """Draws text as it is, its long lines broken."""
     figure.suptitle("A sample", fontsize=11)
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 72) or [""]][:32]
+    columns = 36 if any(east_asian_width(character) in "FW" for character in text) else 72  # those are twice as wide
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, columns) or [""]][:32]
     figure.text(0.03, 0.92, "\n".join(lines), va="top", family="monospace", fontsize=11, parse_math=False)
 
 
@@ -160,7 +183,7 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
         plt.imsave(temporary, pixels, format="png")
 
 
-def blocks(x: np.ndarray, y: np.ndarray, predicted: np.ndarray, columns: int = 5) -> str:
+def blocks(x: np.ndarray, y: Sequence[int], predicted: Sequence[int], columns: int = 5) -> str:
     """Grey images of even sides in block characters, four pixels in each, and the class read under each."""
     ink = (x > 96).astype(int)
     codes = ink[:, ::2, ::2] + 2 * ink[:, ::2, 1::2] + 4 * ink[:, 1::2, ::2] + 8 * ink[:, 1::2, 1::2]
@@ -176,6 +199,36 @@ def blocks(x: np.ndarray, y: np.ndarray, predicted: np.ndarray, columns: int = 5
 
 
 def _save(figure: plt.Figure, path: str | Path) -> None:
+    _find_fonts(figure)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
+
+
+def _find_fonts(figure: plt.Figure) -> None:
+    """Has texts fall back on installed fonts for characters, such as Chinese ones, that matplotlib's own lack."""
+    texts = figure.findobj(Text)
+    missing = {*"".join(text.get_text() for text in texts)} - {"\n"}
+    missing -= _characters_of(font_manager.findfont("monospace"))
+    if not missing:
+        return  # as nearly always, and the fonts need not be read
+    fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]  # boxes
+    has = {font.name: _characters_of(font.fname) & missing for font in fonts}
+    families = []
+    while found := has[best := max(has, key=lambda name: len(has[name] & missing))] & missing:
+        families.append(best)
+        missing -= found
+    unknown = {ord(each): " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" for each in missing}
+    for text in texts:
+        text.set_fontfamily([*text.get_fontfamily(), *families])
+        text.set_text(text.get_text().translate(unknown))
+    if signs := [each for each in missing if not each.isspace()]:
+        note = f"No font here has {len(signs)} of the characters. Install one, such as Noto Sans CJK."
+        figure.text(0.995, 0.005, note, ha="right", fontsize=9, color=WRONG)
+
+
+def _characters_of(font: str) -> set[str]:
+    try:
+        return {*map(chr, font_manager.get_font(font).get_charmap())}
+    except (OSError, RuntimeError):  # a bitmap or a broken file, which matplotlib cannot draw with
+        return set()

@@ -5,7 +5,8 @@ Arguments are those of the command line: `path` is a weights file, `shipped` or 
 or a picture cannot be written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,25 @@ from keras_examples import weights
 from keras_examples.data import load, load_text
 from keras_examples.examples import EXAMPLES
 from keras_examples.show import plots
-from keras_examples.show.images import read_digit, read_photo
+from keras_examples.show.images import image_files, read_digit, read_photo, thumbnail
 from keras_examples.show.text import generate
 
 Echo = Callable[..., None]
+MOST_DRAWN = 100  # images in one picture
 
 
 def classify(
-    example: str, *, echo: Echo = print, image: str | None = None, path: str | None = None, **choice: Any
+    example: str, *, echo: Echo = print, images: Sequence[str] = (), path: str | None = None, **choice: Any
 ) -> dict[str, Any]:
-    """Classifies test images, drawn with true and predicted class, or one picture of the user's.
+    """Classifies test images, drawn with true and predicted class, or pictures of the user's: files, folders of them.
 
     Returns:
-        `example`, `data`, `weights`; of test images also `classes`, `labels` (true), `predicted` and `picture` (path),
-        of a picture `probabilities` (by class name, 0–1).
+        `example`, `data`, `weights`, `picture` (path); of test images also `classes`, `labels` (true) and `predicted`;
+        of pictures also `images`, see `_own`, each with `predicted`, `probability` and `probabilities` (by class name,
+        0–1), and `failed`.
     """
-    if image:
-        source = weights.find(example, path)
-        model, metadata = weights.restore(source, example)
-        shares = probabilities(model, metadata, image)
-        echo(f"{example} (trained on {metadata['data']} data), weights {source}")
-        for name, value in shares.items():
-            echo(f"{name.rjust(max(map(len, shares)))} {value:7.2%} {'█' * round(40 * value)}")
-        return {"example": example, "data": metadata["data"], "probabilities": shares, "weights": str(source)}
+    if images:
+        return _classify_own(example, images, echo, path, **choice)
     report, model, dataset, chosen, picture = _chosen(example, path, **choice)
     x, y, names = dataset.x_test[chosen], dataset.y_test[chosen], dataset.class_names
     predicted = model.predict(x, verbose=0).argmax(axis=1)
@@ -53,22 +50,55 @@ def classify(
     return report | {"classes": names, "labels": y.tolist(), "predicted": predicted.tolist()}
 
 
-def reconstruct(example: str, *, echo: Echo = print, path: str | None = None, **choice: Any) -> dict[str, Any]:
-    """Draws test images over their reconstructions, and writes each as `input_<i>.png` and `output_<i>.png`.
+def _classify_own(example: str, images: Sequence[str], echo: Echo, path: str | None, **choice: Any) -> dict[str, Any]:
+    report, model, metadata, read, x, picture = _own(example, images, echo, path, **choice)
+    names = names_of(metadata)
+    wide, title = max(map(len, names)), f"{example} (trained on {report['data']} data)"
+    echo(f"{title}, weights {report['weights']}")
+    captions = []
+    for entry, pixels, shares in zip(read, x, _probabilities(model, x)):
+        guess = int(shares.argmax())
+        entry |= {"predicted": names[guess], "probability": float(shares[guess])}
+        entry |= {"probabilities": dict(zip(names, shares.tolist()))}
+        reading = f"reads {names[guess]}, {100 * shares[guess]:.0f} %"
+        captions.append(f"{Path(entry['image']).name:.30}\n{reading}")
+        echo(f"{entry['image']} {reading}")
+        seen = plots.blocks(pixels[None], [guess], [guess]).splitlines()[:-1] if pixels.ndim == 2 else []
+        bars = [f"{name.rjust(wide)} {share:7.2%} {'█' * round(40 * share)}" for name, share in zip(names, shares)]
+        for row, bar in zip_longest(seen, bars, fillvalue=""):
+            echo(f"{row.ljust(14 * bool(seen))} {bar}".rstrip())
+    drawn = slice(MOST_DRAWN)
+    plots.save_readings(picture, [thumbnail(entry["image"]) for entry in read[drawn]], x[drawn], captions[drawn], title)
+    echo(f"picture in {picture}")
+    return report
+
+
+def reconstruct(
+    example: str, *, echo: Echo = print, images: Sequence[str] = (), path: str | None = None, **choice: Any
+) -> dict[str, Any]:
+    """Draws images over their reconstructions, and writes each as `input_<i>.png` and `output_<i>.png`.
+
+    They are test images, or pictures of the user's: files, folders of them.
 
     Returns:
-        `example`, `data`, `errors` (mean squared error of each), `weights`, `picture` (path).
+        `example`, `data`, `errors` (mean squared error of each), `weights`, `picture` (path); of pictures also
+        `images`, see `_own`, and `failed`.
     """
-    report, model, dataset, chosen, picture = _chosen(example, path, **choice)
-    x = dataset.x_test[chosen]
+    if images:
+        report, model, _, _, x, picture = _own(example, images, echo, path, **choice)
+        subject = "your pictures"
+    else:
+        report, model, dataset, chosen, picture = _chosen(example, path, **choice)
+        x, subject = dataset.x_test[chosen], f"{dataset.name} ({dataset.source})"
     output = model.predict(x, verbose=0)
-    plots.save_reconstructions(picture, x, output, f"{example} on {dataset.name} ({dataset.source}): input over output")
+    drawn = slice(MOST_DRAWN)
+    plots.save_reconstructions(picture, x[drawn], output[drawn], f"{example} on {subject}: input over output")
     for index, (image, copy) in enumerate(zip(x, output)):
         plots.save_image(picture.with_name(f"input_{index}.png"), image)
         plots.save_image(picture.with_name(f"output_{index}.png"), copy)
     errors = np.square(output - x / 255).mean(axis=(1, 2, 3)).tolist()
     told = " ".join(f"{error:.4f}" for error in errors)
-    echo(f"{example} ({dataset.source} data), weights {report['weights']}: mean squared errors {told}")
+    echo(f"{example} ({report['data']} data), weights {report['weights']}: mean squared errors {told}")
     echo(f"picture in {picture}, with each input and output beside it")
     return report | {"errors": errors}
 
@@ -109,10 +139,15 @@ def continue_text(
 
 def probabilities(model: keras.Sequential, metadata: dict[str, Any], image: str | Path) -> dict[str, float]:
     """The probability, 0–1, of each class for one picture, see `images`; the metadata names the classes."""
-    pixels = read_digit(image) if len(model.input_shape) == 3 else read_photo(image)
-    logits = model(pixels[None], training=False)[0]
-    shares = keras.ops.convert_to_numpy(keras.ops.softmax(logits)).tolist()
-    return dict(zip(names_of(metadata), shares))
+    return dict(zip(names_of(metadata), _probabilities(model, _reader(model)(image)[None])[0].tolist()))
+
+
+def _probabilities(model: keras.Sequential, x: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(keras.ops.softmax(model(x, training=False)))
+
+
+def _reader(model: keras.Sequential) -> Callable[[str | Path], np.ndarray]:
+    return read_digit if len(model.input_shape) == 3 else read_photo
 
 
 def names_of(metadata: dict[str, Any]) -> list[str]:
@@ -138,3 +173,36 @@ def _chosen(
     picture = Path(output_dir) / f"{weights.label(example, dataset.source)}.png"
     report = {"example": example, "data": dataset.source, "weights": str(source), "picture": str(picture)}
     return report, model, dataset, chosen, picture
+
+
+def _own(
+    example: str,
+    images: Sequence[str],
+    echo: Echo,
+    path: str | None,
+    output_dir: str | Path = "samples",
+    **unused: Any,
+) -> tuple[dict[str, Any], keras.Sequential, dict[str, Any], list[dict[str, Any]], np.ndarray, Path]:
+    """The report so far, the model, its metadata, the pictures that were read, what the model sees, where to draw it.
+
+    The report's `images` has the path of each, `image`, and what was wrong with those that were not read, `error`;
+    `failed` counts them. Where none is read, the first one's error is raised.
+    """
+    source = weights.find(example, path)
+    model, metadata = weights.restore(source, example)
+    entries: list[dict[str, Any]] = [{"image": str(file)} for file in image_files(images)]
+    errors, seen = [], []
+    for entry in entries:
+        try:
+            seen.append(_reader(model)(entry["image"]))
+        except (OSError, ValueError) as error:
+            errors.append(error)
+            entry["error"] = str(error)
+    if not seen:
+        raise errors[0]
+    for each in errors:
+        echo(f"Error: {each}", err=True)
+    picture = Path(output_dir) / f"{weights.label(example, metadata['data'])}-images.png"
+    report = {"example": example, "data": metadata["data"], "weights": str(source), "picture": str(picture)}
+    report |= {"images": entries, "failed": len(errors)}
+    return report, model, metadata, [entry for entry in entries if "error" not in entry], np.stack(seen), picture
