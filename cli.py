@@ -7,7 +7,10 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "keras-examples":  # until a command takes over
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) in (
+    "keras-examples",
+    "__main__.py",
+):  # until a command takes over
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
 import json
@@ -17,15 +20,8 @@ from typing import Any
 import click
 from click import echo
 
-from keras_examples.console import (
-    Commands,
-    DefaultCommands,
-    choose_backend,
-    options,
-    read_config,
-    recipe_options,
-    reported,
-)
+from keras_examples.commands import Commands, DefaultCommands
+from keras_examples.console import Choice, choose_backend, options, read_config, recipe_options, reported
 from keras_examples.examples import COMMANDS, EXAMPLES
 
 COUNT, SEED = click.IntRange(1), click.IntRange(0, 2**32 - 1)
@@ -36,40 +32,48 @@ data_dir_option = click.option("--data-dir", type=FOLDER, default="datasets", he
 data_options = options(
     click.option(
         "--data",
-        type=click.Choice(["auto", "real", "synthetic"]),
+        type=Choice(["auto", "real", "synthetic"]),
         default="auto",
         help="auto: local files, else download, else made up here, which every report then says.",
     ),
     data_dir_option,
+    group="Data",
 )
-backend_option = click.option(
-    "--backend",
-    type=click.Choice(["torch", "jax", "tensorflow"]),
-    default="torch",
-    envvar="KERAS_BACKEND",
-    show_envvar=True,
-    expose_value=False,
-    callback=choose_backend,
-    help="What Keras computes with.",
+backend_option = options(
+    click.option(
+        "--backend",
+        type=Choice(["torch", "jax", "tensorflow"]),
+        default="torch",
+        envvar="KERAS_BACKEND",
+        show_envvar=True,
+        expose_value=False,
+        callback=choose_backend,
+        help="What Keras computes with.",
+    ),
+    group="Device",
 )
 device_options = options(
     backend_option,
     click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        type=Choice(["auto", "cpu", "cuda", "mps"]),
         default="auto",
         help="auto: cuda if there is one, else mps, else cpu.",
     ),
+    group="Device",
 )
 text_option = click.option("--text", type=PATH, help="UTF-8 text to use instead of tinyshakespeare.")
-weights_option = click.option(
-    "--weights",
-    "path",
-    type=PATH,
-    help="Weights to use, or shipped.  [default: last trained on real data, else shipped, else on synthetic]",
+weights_option = options(
+    click.option(
+        "--weights",
+        "path",
+        type=PATH,
+        help="Weights to use, or shipped.  [default: last trained on real data, else shipped, else on synthetic]",
+    ),
+    group="Model",
 )
 seed_option = click.option("--seed", type=SEED, default=0, help="Seed of all that is random.")
-name_argument = click.argument("name", type=click.Choice(sorted({row.dataset for row in EXAMPLES.values()})))
+name_argument = click.argument("name", type=Choice(sorted({row.dataset for row in EXAMPLES.values()})))
 picture_options = options(
     click.option("--count", type=click.IntRange(1, 100), default=10, help="Test images to show."),
     seed_option,
@@ -77,34 +81,31 @@ picture_options = options(
     weights_option,
     data_options,
     device_options,
+    group="Pictures",
 )
 generation_options = options(
     click.option("--prompt", default="", show_default=False, help="Text to continue; - reads it from standard input."),
     click.option("--length", type=COUNT, default=500, help="Characters to draw."),
     click.option("--temperature", type=float, default=0.8, help="0 takes the likeliest character."),
-    click.option("--top-k", type=COUNT, metavar="K", help="Draw from the K likeliest characters only."),
+    click.option("--top-k", type=COUNT, help="Draw from the N likeliest characters only."),
     click.option("--seed", type=SEED, help="The same seed gives the same text."),
     click.option("--count", type=COUNT, default=1, help="Texts to draw."),
     weights_option,
     backend_option,
+    group="Text",
+)
+training_options = options(
+    click.option(
+        "--early-stopping", type=COUNT, help="Stop after N epochs without lower validation loss; keep the best."
+    ),
+    click.option("--precision", type=Choice(["float32", "bfloat16"]), default="float32", help="Of all but variables."),
+    seed_option,
+    click.option("--limit", type=COUNT, help="Use the first N training samples."),
+    click.option("--accelerate/--no-accelerate", default=True, help="On torch, replay captured steps."),
+    group="Training",
 )
 run_options = options(
-    click.option(
-        "--precision",
-        type=click.Choice(["float32", "bfloat16"]),
-        default="float32",
-        help="bfloat16 keeps variables and logits in float32.",
-    ),
-    seed_option,
-    click.option("--limit", type=COUNT, metavar="N", help="Use the first N training samples."),
     click.option("--dry-run", is_flag=True, help="One batch, nothing saved."),
-    click.option(
-        "--early-stopping",
-        type=COUNT,
-        metavar="N",
-        help="Stop after N epochs without a lower validation loss; keep the best.",
-    ),
-    click.option("--accelerate/--no-accelerate", default=True, help="On torch, replay captured steps."),
     click.option("--load", type=PATH, help="Start from these weights."),
     click.option("--save", type=PATH, help="Where the weights go.  [default: weights/<example>.weights.h5]"),
     click.option("--plot/--no-plot", default=True, help="Draw the run beside the weights, as <example>.png."),
@@ -119,23 +120,22 @@ run_options = options(
         help="TOML file of options, such as batch-size = 64; those on the command line win.",
     ),
     click.option("--save-config", type=PATH, help="Write all options of this run to a TOML file for --config."),
-    data_options,
-    device_options,
+    group="Run",
 )
 
 
-@click.group(
-    cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="keras-examples")
 def main() -> None:
     """Seven classic deep-learning models in Keras 3, torch first.
 
     \b
-    python cli.py mnist --arch cnn --epochs 10     train, measure, save
-    python cli.py mnist evaluate --arch cnn        measure again, class by class
-    python cli.py mnist sample --arch cnn          look at predictions
+    python cli.py mnist --arch cnn --epochs 10
+    python cli.py mnist evaluate --arch cnn
+    python cli.py mnist sample --arch cnn
+
+    These train, measure and save a model; measure it again, class by class; and show what it predicts. --help after a
+    command says more.
     """
 
 
@@ -145,8 +145,9 @@ def add_example(command: str) -> None:
     rows = {arch: EXAMPLES[example] for arch, example in ids.items()}
     first, *others = rows
     shown, task = f" --arch {others[-1]}" if others else "", rows[first].task
-    arch_option = click.option("--arch", type=click.Choice([*rows]), default=first, help="Architecture.")
-    which = options(*[arch_option] * bool(others), *[text_option] * (task == "NextCharacter"))
+    arch_option = click.option("--arch", type=Choice([*rows]), default=first, help="Architecture.")
+    which = options(*[options(arch_option, group="Model")] * bool(others))
+    which = options(which, *[text_option] * (task == "NextCharacter"), group="Data")
 
     @main.group(command, cls=DefaultCommands, help=COMMANDS[command])
     def group() -> None:
@@ -155,7 +156,10 @@ def add_example(command: str) -> None:
     @group.command()
     @which
     @recipe_options(rows)
+    @training_options
+    @data_options
     @run_options
+    @device_options
     @reported(f"{command} fit{shown} --epochs 10")
     def fit(resume: bool, plot: bool, arch: str = first, **values: Any) -> Any:
         """Trains, measures on the test data, saves the weights. What is not given comes from the recipe."""
@@ -167,7 +171,7 @@ def add_example(command: str) -> None:
         if sizes := {name: given.pop(name) for row in rows.values() for name in row.sizes if name in given}:
             given["sizes"] = sizes
         report = fit(ids[arch], resume=resume, echo=echo, plot=plot, **given)
-        echo(fitted(report))
+        echo(fitted(report, **given))
         return report
 
     @group.command()
@@ -190,14 +194,14 @@ def add_example(command: str) -> None:
     @which
     @click.option(
         "--names",
-        type=click.Choice(["candle", "tch", "keras"]),
+        type=Choice(["candle", "tch", "keras"]),
         help="Whose names and layout a .safetensors file has.  [default: candle]",
     )
     @weights_option
     @backend_option
     @reported(f"{command} save {command}.safetensors{shown}")
     def save(target: str, names: str | None, path: str | None, arch: str = first, text: str | None = None) -> Any:
-        """Writes trained weights to PATH, in the format it ends in: .weights.h5, .keras, .safetensors or .onnx."""
+        """Writes trained weights to PATH. Its ending is the format: .weights.h5, .keras, .safetensors or .onnx."""
         from keras_examples.weights import convert, find, run_name
 
         if names and not target.endswith(".safetensors"):
@@ -208,7 +212,7 @@ def add_example(command: str) -> None:
         return {"example": metadata["example"], "data": metadata["data"], "weights": target}
 
     def classify(arch: str = first, **given: Any) -> Any:
-        """Shows test images, or pictures of yours, with what the model reads in them."""
+        """Shows what the model reads in test images, or in yours."""
         from keras_examples.show.sampling import classify
 
         return classify(ids[arch], echo=echo, **given)
@@ -249,7 +253,7 @@ for command in COMMANDS:
 @click.argument("path", type=PATH)
 @reported("weights weights/mnist-cnn.weights.h5")
 def weights(path: str) -> Any:
-    """Shows what is in a weights file: the metadata, and each tensor's name, shape and type."""
+    """Shows what is in a weights file: metadata, names and shapes."""
     from keras_examples.weights import describe
 
     report = describe(path)
@@ -265,7 +269,7 @@ def weights(path: str) -> Any:
 @device_options
 @reported("results")
 def results(data_dir: str) -> Any:
-    """Measures the weights that ship with the project on the real test data."""
+    """Measures the weights that come with the project."""
     from keras_examples.show.reports import result
     from keras_examples.training import evaluate
     from keras_examples.weights import describe, shipped
@@ -286,7 +290,7 @@ def results(data_dir: str) -> Any:
 @device_options
 @reported("demo --port 8000")
 def demo(host: str, port: int) -> None:
-    """Serves a page to draw digits on, drop photos on and have texts continued, until Ctrl-C."""
+    """Serves a page to draw on, drop photos on and write on."""
     if not find_spec("gradio"):
         raise click.ClickException("The page needs gradio. Received: no such package. Run `pip install -e '.[demo]'`.")
     from keras_examples.show.demo import serve
@@ -321,7 +325,7 @@ def list_datasets(data_dir: str) -> Any:
 @data_dir_option
 @reported("datasets fetch mnist")
 def fetch(name: str, data_dir: str) -> Any:
-    """Downloads the files of a data set that are missing, and checks their hashes."""
+    """Downloads what is missing of a data set, and checks hashes."""
     from keras_examples.data import fetch
 
     fetched = [str(path) for path in fetch(name, data_dir)]
@@ -334,7 +338,7 @@ def fetch(name: str, data_dir: str) -> Any:
 @data_dir_option
 @reported("datasets verify mnist")
 def verify(name: str, data_dir: str) -> Any:
-    """Reads a data set whole and compares its files with the published ones."""
+    """Reads a data set whole, and compares it with what is published."""
     from keras_examples.data import verify
 
     findings = {str(path): finding for path, finding in verify(name, data_dir).items()}
@@ -364,9 +368,9 @@ def devices() -> Any:
 @click.option("--maturity", type=float, default=1, help="Years left.")
 @click.option("--rate", type=float, default=0.01, help="Continuously compounded; 0.01 is 1 %.")
 @device_options
-@reported("greeks --forward 105 --strike 100 --volatility 0.2 --maturity 0.5")
+@reported("greeks --forward 105 --strike 100 --volatility 0.2")
 def greeks(**inputs: float) -> Any:
-    """Prices a European call on a forward in Black's model, with its derivatives by automatic differentiation."""
+    """Prices a European call, and differentiates the price."""
     from keras_examples.greeks import greeks
 
     report = {name: float(figure) for name, figure in greeks(**inputs)._asdict().items()}
@@ -380,7 +384,7 @@ def greeks(**inputs: float) -> Any:
 @device_options
 @reported("tensors")
 def tensors() -> Any:
-    """Shows first steps with tensors: the code to read is keras_examples/tensors.py."""
+    """Shows first steps with tensors: keras_examples/tensors.py."""
     from keras_examples.tensors import tour
 
     report = {}
@@ -391,4 +395,4 @@ def tensors() -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python cli.py")

@@ -34,7 +34,7 @@ import click
 
 from benchmarks.contest import alternate, by_figure, repeat
 from benchmarks.workloads import WORKLOADS
-from keras_examples.console import DefaultCommands
+from keras_examples.commands import DefaultCommands
 from keras_examples.files import whole_file
 
 PEERS = ["ours", "keras-torch", "keras-jax", "keras-tensorflow", "pytorch", "pytorch-compile"]

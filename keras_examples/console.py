@@ -1,18 +1,21 @@
-"""What makes a function a command: options, one-line errors, JSON, and commands that know what was meant.
+"""What makes a function a command: options, one-line errors, JSON.
 
 Nothing heavier than Click is imported until a command runs.
 """
 
 import contextlib
 import functools
+import inspect
 import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tomllib
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import FrameType
@@ -24,6 +27,7 @@ from keras_examples.examples import Example
 
 TOML_WORDS = {bool: "true or false", tuple: "a list of whole numbers", int: "a whole number", float: "a number"}
 TOML_WORDS |= {str: "a string"}
+Choice = functools.partial(click.Choice, case_sensitive=False)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -42,12 +46,15 @@ def reported(example: str) -> Decorator:
                 signal.signal(number, interrupt)
             for stream in (sys.stdin, sys.stdout, sys.stderr):
                 take_any_character(stream)
+            # Keras turns torch's tensors into arrays in a way that NumPy will drop.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            shown = sys.stderr if as_json else sys.stdout
             try:
                 if "device" in arguments:  # Keras reads its device once, when it is imported
                     from keras_examples.devices import choose
 
                     choose(arguments.pop("device"))
-                with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+                with contextlib.redirect_stdout(Colourless(shown) if os.environ.get("NO_COLOR") else shown):
                     report = function(**arguments)
                 if as_json:
                     click.echo(json.dumps(finite(report)))
@@ -69,7 +76,7 @@ def reported(example: str) -> Decorator:
                     traceback.print_exc()
                 raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
 
-        command.__doc__ = f"{function.__doc__}\n\n\b\npython cli.py {example}"
+        command.__doc__ = f"{inspect.getdoc(function)}\n\n\b\npython cli.py {example}"
         return command
 
     return decorate
@@ -79,6 +86,19 @@ def take_any_character(stream: Any) -> None:
     """Has what goes through a file or a pipe be UTF-8, which Windows has not, unless another encoding was asked for."""
     if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
         stream.reconfigure(encoding=os.environ.get("PYTHONIOENCODING", "utf-8").split(":")[0] or None, errors="replace")
+
+
+class Colourless:
+    """A stream that leaves out the colours of Keras's progress bars."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return self.stream.write(re.sub(r"\x1b\[\d*m", "", text))
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -100,49 +120,6 @@ def finite(report: Any) -> Any:
     return None if isinstance(report, float) and not math.isfinite(report) else report
 
 
-class Command(click.Command):
-    """A command that, given more than it takes, says what it takes."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.allow_extra_args = True
-        if (extra := super().parse_args(ctx, args)) and not ctx.resilient_parsing:
-            hint = f"Options of {self.name}: {', '.join(param.opts[0] for param in self.params)}."
-            if ctx.parent and isinstance(group := ctx.parent.command, click.Group) and extra[0] in group.commands:
-                hint = f"A command comes before its options: {ctx.parent.command_path} {extra[0]} …"
-            raise click.UsageError(f"Unexpected argument {extra[0]!r}. {hint}", ctx)
-        return extra
-
-
-class Commands(click.Group):
-    command_class = Command
-
-
-class DefaultCommands(Commands):
-    """Commands of which one, `default`, is meant where none is named."""
-
-    default = "fit"
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.ignore_unknown_options = True  # they are those of the default
-        return super().parse_args(ctx, args if args or ctx.resilient_parsing else [self.default])
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        return super().resolve_command(ctx, [self.default, *args] if args[0].startswith("-") else args)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_options(ctx, formatter)
-        formatter.write(f"\nWithout a command it is {self.default}.\n")
-        self.commands[self.default].format_options(self._default_context(ctx), formatter)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
-        if not incomplete.startswith("-"):
-            return super().shell_complete(ctx, incomplete)
-        return self.commands[self.default].shell_complete(self._default_context(ctx), incomplete)
-
-    def _default_context(self, ctx: click.Context) -> click.Context:
-        return click.Context(self.commands[self.default], ctx)
-
-
 class Widths(click.ParamType):
     name = "N,N,…"
 
@@ -161,9 +138,18 @@ class Range(click.FloatRange):
         return number
 
 
-def options(*decorators: Decorator) -> Decorator:
-    """Several decorators as one, in this order."""
-    return lambda function: functools.reduce(lambda inner, outer: outer(inner), reversed(decorators), function)
+def options(*decorators: Decorator, group: str | None = None) -> Decorator:
+    """Several decorators as one, in this order; the help shows what is in no group yet in this one."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        count = len(getattr(function, "__click_params__", ()))
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        for param in getattr(function, "__click_params__", [])[count:]:
+            param.group = getattr(param, "group", None) or group
+        return function
+
+    return decorate
 
 
 def choose_backend(ctx: click.Context, param: click.Parameter, name: str) -> None:
@@ -210,24 +196,32 @@ def recipe_options(rows: dict[str, Example]) -> Decorator:
         arch: vars(row.recipe) | {name: size.default for name, size in row.sizes.items()} for arch, row in rows.items()
     }
 
-    def option(flag: str, type: Any, help: str) -> Decorator:
+    def option(flag: str, type: Any, help: str, *others: str) -> Decorator:
         name = flag.split("/")[0][2:].replace("-", "_")
         shown = {arch: str(row[name]).lower().strip("(,)") for arch, row in defaults.items() if name in row}
         if len(shown) == len(rows) and len({*shown.values()}) == 1:
             shown = {"": shown.popitem()[1]}
         text = ", ".join(f"{arch} {value}".strip() for arch, value in shown.items())
-        return click.option(flag, type=type, default=None, help=f"{help}  [default: {text}]")
+        return click.option(flag, *others, type=type, default=None, help=f"{help}  [default: {text}]")
 
-    return options(
-        *[option(f"--{name.replace('_', '-')}", kinds[type(size.default)], size.help) for name, size in sizes.items()],
+    architecture = [
+        option(f"--{name.replace('_', '-')}", kinds[type(size.default)], size.help) for name, size in sizes.items()
+    ]
+    training = [
         option("--epochs", count, "Passes over the training data."),
         option("--batch-size", count, "Samples a step."),
-        option("--learning-rate", Range(0, math.inf, min_open=True, max_open=True), "Peak of the one-cycle schedule."),
-        option("--optimizer", click.Choice(["sgd", "adam", "adamw"]), "How steps are taken."),
+        option(
+            "--learning-rate",
+            Range(0, math.inf, min_open=True, max_open=True),
+            "Peak of the one-cycle schedule.",
+            "--lr",
+        ),
+        option("--optimizer", Choice(["sgd", "adam", "adamw"]), "How steps are taken."),
         option("--clip-norm", Range(0, math.inf, max_open=True), "Largest norm of the gradient; 0 does not clip."),
         option("--centre", Range(0, 1), "Brightness that counts as zero in the first layer's steps."),
         option("--augment/--no-augment", None, "Shift (and flip photos) at random in training."),
         option("--shift", click.IntRange(0, 16), "Largest shift in pixels when augmenting."),
         option("--flip/--no-flip", None, "Mirror half of the images when augmenting."),
         option("--validation-split", fraction, "Last fraction of the training data to validate on; 0: the test data."),
-    )
+    ]
+    return options(options(*architecture, group="Model"), options(*training, group="Training"))

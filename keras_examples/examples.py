@@ -70,7 +70,7 @@ class Example:
 
 
 COMMANDS = {
-    "mnist": "Handwritten digits: linear, multilayer perceptron or convolutional.",
+    "mnist": "Handwritten digits: linear, perceptron or convolutional.",
     "cifar": "CIFAR-10 photos in ten classes: convolutional or dense.",
     "autoencoder": "CIFAR-10 photos through a code of 8×8×8 numbers and back.",
     "charrnn": "Text, a character at a time, by an LSTM.",

@@ -59,11 +59,15 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises OSError if the folder of a path, or where it would be made, takes no files."""
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    """Raises OSError if a path is that of no file, or its folder, or where that would be made, takes no files."""
+    folder = Path(path).absolute()
     try:
+        if folder.exists() and not folder.is_file():
+            raise OSError("it is there and is no file")
+        folder = next(parent for parent in folder.parents if parent.exists())
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(
-            f"Cannot write to {folder}: {error.strerror}. Received: path={str(path)!r}. Choose a writable folder."
+            f"Cannot write to {folder}: {error.strerror or error}. Received: path={str(path)!r}. Choose a writable "
+            "folder."
         ) from error

@@ -129,7 +129,7 @@ def test_without_the_text_nothing_is_guessed(run, novel, model):
     weights.write("ours.safetensors", model, {"example": "charrnn", "vocabulary": novel.vocabulary.characters})
     (line,) = run("charrnn save tch.safetensors --names tch --weights ours.safetensors", code=1).stderr.splitlines()
     assert line.startswith("Error: tch-rs numbers characters by their first appearance in the text that was learned.")
-    assert line.endswith("Give it with --text, or fetch it: `datasets fetch tinyshakespeare`.")
+    assert line.endswith("Give it with --text, or fetch it: `python cli.py datasets fetch tinyshakespeare`.")
     as_tch(model)
     for command in ("sample", "save ours.keras"):  # tinyshakespeare is not here
         (line,) = run(f"charrnn {command} --weights tch.safetensors", code=1).stderr.splitlines()

@@ -1,12 +1,15 @@
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +54,35 @@ def test_help_has_one_example_of_that_command_that_can_be_parsed(name):
     LEAVES[name].make_context(name, shlex.split(example.removeprefix(f"python cli.py {name}")))
 
 
+@pytest.mark.parametrize("path", [(), *(path for path, _ in commands(main))], ids=" ".join)
+def test_help_fits_80_columns_and_cuts_nothing_off(path):
+    output = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*path, "--help"]).output
+    assert max(map(len, output.splitlines())) <= 80
+    assert "..." not in output.replace("[ARGS]...", "")
+
+
+def test_help_shows_commands_and_options_in_the_order_of_use():
+    lines = CliRunner().invoke(main, ["mnist", "--help"]).output.splitlines()
+    headings = "Commands Model Training Data Run Device Options".split()
+    places = [lines.index(f"{heading}:") for heading in headings]
+    assert places == sorted(places)
+    assert [line.split()[0] for line in lines[places[0] + 1 :][:4]] == ["fit", "evaluate", "save", "sample"]
+
+
+@pytest.mark.parametrize("name", ["keras-examples", "python -m keras_examples", "python cli.py"])
+def test_the_program_calls_itself_as_it_was_called(tmp_path, name):
+    program = [str(Path(sys.executable).parent / name)]
+    if name.startswith("python "):
+        program = [sys.executable, *name.removeprefix("python ").split()]
+    called = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    lines = called([*program, "mnist", "fit", "-h"]).stdout.splitlines()
+    assert lines[0] == f"Usage: {name} mnist fit [OPTIONS]"
+    assert f"  {name} mnist fit --arch cnn --epochs 10" in lines
+    nothing = ["--data-dir", str(tmp_path)]
+    message = called([*program, "datasets", "verify", "mnist", *nothing]).stderr
+    assert f"Run `{name} datasets fetch mnist --data-dir {tmp_path}`." in message
+
+
 def test_help_needs_neither_keras_nor_numpy():
     code = (
         "import sys, cli; cli.main(['mnist', 'fit', '--help'], standalone_mode=False);"
@@ -88,7 +120,29 @@ def test_help_needs_neither_keras_nor_numpy():
         ("datasets verify imagenet", "'imagenet' is not one of"),
         ("mnits", "No such command 'mnits'. Did you mean 'mnist'?"),
         ("mnist evalute", "No such command 'evalute'. Did you mean 'evaluate'?"),
-        ("charrnn sample ROMEO:", "Unexpected argument 'ROMEO:'. Options of sample: --text, --prompt, --length,"),
+        ("fit", "No such command 'fit'. Did you mean `main mnist fit`?"),
+        ("mnist-cnn", "No such command 'mnist-cnn'. Did you mean `main mnist --arch cnn`?"),
+        ("mnist cnn", "No such command 'cnn'. Did you mean `main mnist fit --arch cnn`?"),
+        ("datasets mnist", "No such command 'mnist'. Did you mean `main datasets fetch mnist`?"),
+        ("help", "No such command 'help'. Did you mean `main --help`?"),
+        ("mnist evaluate cnn.keras", "Unexpected argument 'cnn.keras'. Did you mean --weights cnn.keras?"),
+        ("mnist cnn.weights.h5", "Did you mean `main mnist fit --load cnn.weights.h5`?"),
+        ("mnist sample my.PNG", "Unexpected argument 'my.PNG'. Did you mean --image my.PNG?"),
+        ("mnist evaluate my.png", "Unexpected argument 'my.png'. Did you mean `main mnist sample --image my.png`?"),
+        ("charrnn sample 'To be'", "Unexpected argument 'To be'. Did you mean --prompt 'To be'?"),
+        ("charrnn ROMEO:", "No such command 'ROMEO:'. Did you mean `main charrnn sample --prompt ROMEO:`?"),
+        ("charrnn evalute", "No such command 'evalute'. Did you mean 'evaluate'?"),
+        ("mnist --epoch 3", "No such option '--epoch'. Did you mean '--epochs'?"),
+        ("mnist -epochs 3", "No such option '-e'. Did you mean '--epochs'?"),
+        ("mnist --sa x", "No such option '--sa'. Did you mean '--save' or '--save-config'?"),
+        ("cifar --hidden_units 9", "No such option '--hidden_units'. Did you mean '--hidden-units'?"),
+        ("autoencoder --arch cnn", "No such option '--arch'."),
+        ("mnist evaluate --epochs 3", "No such option '--epochs'. --epochs is an option of fit."),
+        ("charrnn sample --unit 3", "No such option '--unit'. --units is an option of fit."),
+        ("datasets --data-dir x", "--data-dir is an option of list, fetch and verify."),
+        ("--arch cnn", "No such option '--arch'. --arch is an option of mnist and cifar."),
+        ("mnist --lr 0", "0.0 is not in the range 0<x<inf"),
+        ("mnist --arch CNN --optimizer ADAM --epochs 0", "0 is not in the range x>=1"),
         ("devices cpu", "Unexpected argument 'cpu'. Options of devices: --backend,"),
     ],
 )
@@ -113,7 +167,7 @@ def test_wrong_usage_is_one_line_and_exit_status_2(run, tmp_path, arguments, mes
         ("mnist evaluate --data synthetic", "No trained weights for mnist-linear."),
         ("mnist sample --data synthetic", "No trained weights for mnist-linear."),
         ("mnist --resume", "Received: weights/mnist-linear.checkpoint.h5 and weights/mnist-linear-synthetic."),
-        ("datasets verify mnist", "Run the command `datasets fetch mnist`"),
+        ("datasets verify mnist", "Run `python cli.py datasets fetch mnist`"),
     ],
 )
 def test_work_that_fails_is_one_line_and_exit_status_1(run, tmp_path, arguments, message):
@@ -138,15 +192,42 @@ def test_traceback_shows_where_an_error_came_from(tmp_path):
 
 def test_fit_says_synthetic_first_and_last(run, tmp_path):
     lines = run("mnist --data synthetic --epochs 2").output.splitlines()
-    assert lines[0].startswith(
-        "mnist-linear on drawn digits (synthetic data), torch on cpu: 7,850 parameters, 9,500 training samples"
-    )
-    assert [line.split("  ")[0] for line in lines[1:3]] == ["epoch 1/2", "epoch 2/2"]
-    assert all(name in lines[1] for name in ("accuracy", "loss", "val_accuracy", "val_loss"))
-    assert lines[-1].startswith("mnist-linear (synthetic data, cpu): test loss")
-    for figure in ("accuracy", "2 epochs in", "samples/s", "weights in weights/mnist-linear-synthetic.weights.h5"):
-        assert figure in lines[-1]
+    assert lines[:2] == [
+        "mnist-linear on drawn digits (synthetic data), torch on cpu",
+        "7,850 parameters, 9,500 training samples, 2 epochs of 75 steps",
+    ]
+    number = r"[\d,.]+"
+    for line, epoch in zip(lines[2:4], (1, 2)):
+        pattern = rf"epoch {epoch}/2  accuracy {number} \(val {number}\)  loss {number} \(val {number}\)  {number} s"
+        assert re.fullmatch(pattern, line)
+    assert re.fullmatch(rf"mnist-linear \(synthetic data, cpu\): test loss {number}, accuracy {number}%", lines[4])
+    assert re.fullmatch(rf"2 epochs in {number} s, {number} samples/s", lines[5])
+    assert lines[6:] == [
+        "weights in weights/mnist-linear-synthetic.weights.h5",
+        "next: python cli.py mnist sample --data synthetic",
+    ]
+    assert max(map(len, lines)) <= 80
     assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()
+    assert run("mnist --data synthetic --dry-run").output.splitlines()[-1] == "next: the same command without --dry-run"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "cifar --arch dense --data synthetic",
+        "cifar --data synthetic --save 'a folder/b.keras'",
+        "autoencoder --data synthetic",
+        "charrnn --data synthetic --units 8",
+        "charrnn --text song.txt --units 8",
+    ],
+)
+def test_a_report_fits_80_columns_and_what_it_says_to_type_next_shows_the_model_of_the_run(run, tmp_path, options):
+    (tmp_path / "song.txt").write_text("la la la, li li li\n" * 300)
+    lines = run(f"{options} --epochs 1 --limit 40 --batch-size 4").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    *_, weights, line = lines
+    output = run(line.removeprefix("next: python cli.py ")).output
+    assert weights.removeprefix("weights in ") in output or "--weights" in line
 
 
 def test_without_data_and_network_the_digits_are_synthetic_and_loudly_so(run, monkeypatch):
@@ -155,7 +236,8 @@ def test_without_data_and_network_the_digits_are_synthetic_and_loudly_so(run, mo
 
     monkeypatch.setattr("socket.getaddrinfo", offline)
     result = run("mnist --epochs 1 --limit 500")
-    assert result.stderr.startswith("WARNING: Synthetic stand-in, NOT mnist")
+    line = "Could not download mnist; using made-up data (drawn digits). Later: `python cli.py datasets fetch mnist`"
+    assert result.stderr.splitlines() == [line]
     assert "(synthetic data)" in result.stdout.splitlines()[0]
 
 
@@ -174,7 +256,7 @@ def test_json_is_the_last_line_and_the_report_goes_to_standard_error(run, linear
 
 def test_evaluate_prints_each_class_and_the_confusion(run, linear):
     lines = run("mnist evaluate --data synthetic").output.splitlines()
-    assert "weights/mnist-linear-synthetic.weights.h5" in lines[0]
+    assert lines[1] == "weights in weights/mnist-linear-synthetic.weights.h5"
     table = [line.split() for line in lines[-10:]]
     assert [row[0] for row in table] == list("0123456789")
     assert all(row[1].endswith("%") and len(row) == 12 for row in table)
@@ -197,8 +279,9 @@ def test_save_writes_what_evaluate_reads(run, linear, name):
         (f"mnist sample --image {ROOT}/setup.cfg", "Not an image that can be read. Received: image="),
         ("mnist sample --image missing.png", "No such image. Received: image="),
         ("mnist save copy.pt", "Unknown weights format."),
-        ("mnist save /proc/copy.keras", "Cannot write copy.keras"),
-        ("mnist sample --data synthetic --output-dir /proc", "Cannot write mnist-linear-synthetic.png"),
+        ("mnist save /proc/copy.keras", "Cannot write to /proc"),
+        ("mnist --data synthetic --save-config /proc/run.toml", "Cannot write to /proc"),
+        ("mnist sample --data synthetic --output-dir /proc", "Cannot write to /proc"),
     ],
 )
 def test_bad_files_are_one_line(run, linear, arguments, message):
@@ -283,7 +366,7 @@ def test_the_documented_command_in_a_process_of_its_own(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 8
     assert lines[0].startswith("mnist-mlp on drawn digits (synthetic data)")
 
 
@@ -305,12 +388,12 @@ def on_terminal(arguments, cwd, environment=os.environ, stdout=None):
 
 
 @pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}], ids=["colour", "NO_COLOR"])
-def test_on_a_terminal_there_are_progress_bars_and_no_colour_where_none_is_wanted(tmp_path, no_color):
+def test_on_a_terminal_there_are_progress_bars_without_colour_where_none_is_wanted(tmp_path, no_color):
     output = on_terminal("mnist --data synthetic --epochs 2 --limit 256", tmp_path, os.environ | no_color)
     assert ("\x1b[" in output) == (not no_color)
-    assert ("Epoch 2/2" in output) == (not no_color)
     measuring = output.partition("Epoch 2/2")[2].partition("val_loss")[2]
-    assert ("4/4" in measuring) == (not no_color)
+    assert "4/4" in measuring
+    assert "━━━" in measuring
 
 
 def test_measuring_text_has_a_bar_on_the_terminal_but_neither_in_json_nor_in_a_pipe(run, tmp_path, trained_text):
@@ -336,9 +419,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == ""
-    last, checkpoint = stdout.splitlines()[-1], "weights/mnist-linear-synthetic.checkpoint.h5"
-    assert last.startswith("interrupted after ")
-    assert last.endswith(f"the same command with --resume goes on from {checkpoint}")
+    checkpoint = "weights/mnist-linear-synthetic.checkpoint.h5"
+    first, *others = stdout.splitlines()[-3:]
+    assert first.startswith("interrupted after ")
+    assert others == [f"checkpoint in {checkpoint}", "next: the same command with --resume"]
     assert (tmp_path / checkpoint).is_file()
     assert not list(tmp_path.glob("weights/*.weights.h5"))
 
@@ -475,8 +559,9 @@ def test_a_text_of_ones_own(run, tmp_path):
     (tmp_path / "song.txt").write_text(song)
     lines = run("charrnn --text song.txt --units 16 --epochs 2 --batch-size 4").output.splitlines()
     assert lines[0].startswith("charrnn on song (real data)")
-    assert all(name in lines[1] for name in ("loss", "bits", "val_loss", "val_bits"))
-    assert "nats a character" in lines[-1]
+    assert all(name in lines[2] for name in ("accuracy", "loss"))
+    assert lines[4].startswith("charrnn (real data, cpu): test loss ")
+    assert lines[4].endswith(" nats a character")
     assert [path.name for path in tmp_path.glob("weights/*")] == [
         f"charrnn-song-{hashlib.sha256(song.encode()).hexdigest()[:8]}.weights.h5"
     ]
@@ -502,8 +587,8 @@ def test_texts_of_the_same_name_share_nothing(run, tmp_path):
 def test_autoencoder_draws_pairs_and_single_images(run, tmp_path):
     assert "PSNR" in run("autoencoder --data synthetic --epochs 1 --limit 500").output
     lines = run("autoencoder evaluate --data synthetic").output.splitlines()
-    assert "least possible for this architecture" in lines[1]
-    assert "correlation red" in lines[3]
+    assert "least possible for this architecture" in lines[3]
+    assert "correlation red" in lines[5]
     run("autoencoder sample --data synthetic --count 3 --output-dir pictures")
     names = [f"{kind}_{index}.png" for kind in ("input", "output") for index in range(3)]
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["autoencoder-synthetic.png", *names]

@@ -25,7 +25,7 @@ def bash(script):
     ("words", "offered"),
     [
         ("mn", "mnist"),
-        ("mnist ''", "evaluate fit sample save"),
+        ("mnist ''", "fit evaluate save sample"),
         ("mnist --arch l", "linear"),
         ("mnist --ar", "--arch"),
         ("mnist --arch cnn --optimizer ad", "adam adamw"),

@@ -76,7 +76,6 @@ def test_synthetic_as_asked_for_looks_at_nothing(name, tmp_path, capsys):
         write(tmp_path, {path.removesuffix(".gz"): b"\xff damaged"})
     loaded = LOADERS[name](data="synthetic", data_dir=tmp_path)
     assert loaded.source == "synthetic"
-    assert loaded.note == f"Synthetic, as asked for: this is not {name}."
     assert capsys.readouterr().err == ""
 
 
@@ -85,9 +84,10 @@ def test_auto_falls_back_aloud_and_makes_no_folder(name, tmp_path, capsys, offli
     folder = tmp_path / "none"
     loaded = LOADERS[name](data_dir=folder)
     assert loaded.source == "synthetic"
-    assert loaded.note.startswith(f"Synthetic stand-in, NOT {name}: {folder} has no ")
-    assert loaded.note.endswith(": host not found.")
-    assert capsys.readouterr().err == f"WARNING: {loaded.note}\n"
+    assert capsys.readouterr().err == (
+        f"Could not download {name}; using made-up data ({DATASETS[name].stand_in.name}). "
+        f"Later: `python cli.py datasets fetch {name} --data-dir {folder}`\n"
+    )
     assert not folder.exists()
 
 
@@ -97,29 +97,33 @@ def test_real_fails(name, tmp_path, capsys, offline):
         LOADERS[name](data="real", data_dir=tmp_path)
     with pytest.raises(DownloadError, match="host not found"):  # as `auto` would, it looks elsewhere first
         LOADERS[name](data="real", data_dir=tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=rf"Received: data_dir='.*'\. .*`datasets fetch {name}`"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"Received: data_dir='.*'\. Run `python cli.py datasets fetch {name} "
+    ):
         verify(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("load", LOADERS.values())
 def test_unknown_kind_of_data(load):
-    with pytest.raises(ValueError, match=r"Received: data='fake'\. Choose"):
+    with pytest.raises(ValueError, match=r"Received: data='fake'\. Choose .*; the folder of the files is data_dir"):
         load(data="fake")
 
 
-def test_auto_cannot_write(tmp_path):
+def test_auto_cannot_write(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downloads, "download", lambda *_: (tmp_path / "file" / "folder").mkdir())
-        assert "Not a directory" in load_text(data_dir=tmp_path / "file").note
+        load_text(data_dir=tmp_path / "file")
+    assert "Not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["auto", "real"])
 def test_mnist_local_files(tmp_path, offline, capsys, data):
     write(tmp_path, tiny_mnist())
     images = load_mnist(data, tmp_path)
-    assert (images.name, images.source, images.note) == ("mnist", "real", "")
+    assert (images.name, images.source) == ("mnist", "real")
+    assert repr(images) == "<mnist, real: 30 training and 20 test images>"
     assert images.class_names == tuple("0123456789")
     assert (images.x_train.shape, images.x_test.shape) == ((30, 28, 28), (20, 28, 28))
     assert images.y_test.tolist() == [*range(10), *range(10)]
@@ -157,12 +161,13 @@ def test_cifar10_files_without_their_folder(tmp_path):
     ("name", "words"),
     [("cifar-10-batches-py", "pickles"), ("cifar-100-binary", "100 classes"), ("cifar-10-matlab.tar.gz", "Matlab")],
 )
-def test_what_looks_like_a_data_set_and_is_none_is_named(tmp_path, offline, name, words):
+def test_what_looks_like_a_data_set_and_is_none_is_named(tmp_path, offline, capsys, name, words):
     (tmp_path / name).mkdir()
-    assert re.search(rf"{name} there .*{words}", load_cifar10(data_dir=tmp_path).note)
-    with pytest.raises(DownloadError, match=rf"{name} there .*{words}"):
+    load_cifar10(data_dir=tmp_path)
+    assert re.match(rf"{name} in .*{words}.* Could not download cifar10", capsys.readouterr().err)
+    with pytest.raises(DownloadError, match=rf"{name} in .*{words}"):
         load_cifar10("real", tmp_path)
-    with pytest.raises(FileNotFoundError, match=rf"{name} there .*{words}"):
+    with pytest.raises(FileNotFoundError, match=rf"{name} in .*{words}"):
         verify("cifar10", tmp_path)
 
 
@@ -177,13 +182,13 @@ def test_mnist_fetches_only_what_is_missing(tmp_path, online):
     assert fetch("mnist", tmp_path) == ()
 
 
-def test_mnist_incomplete_offline(tmp_path, offline):
+def test_mnist_incomplete_offline(tmp_path, offline, capsys):
     files = tiny_mnist()
     del files[MNIST[2]]
     write(tmp_path, files)
     images = load_mnist("auto", tmp_path)
     assert images.source == "synthetic"
-    assert "has no t10k-images-idx3-ubyte.gz." in images.note
+    assert "has no t10k-images-idx3-ubyte.gz. Could not download mnist" in capsys.readouterr().err
     with pytest.raises(DownloadError):
         load_mnist("real", tmp_path)
 
@@ -206,12 +211,13 @@ def test_fetch_makes_the_folder(tmp_path, online):
     assert status("mnist", tmp_path / "new").state == "complete"
 
 
-def test_cifar10_status(tmp_path, offline):
+def test_cifar10_status(tmp_path, offline, capsys):
     archive, files = tmp_path / "cifar-10-binary.tar.gz", tuple(tmp_path / name for name in CIFAR10_FILES)
     assert status("cifar10", tmp_path) == ("missing", (archive,), (archive,))
     write(tmp_path, dict.fromkeys(CIFAR10_FILES[:-1], b""))
     assert status("cifar10", tmp_path) == ("incomplete", files, files[-1:])
-    assert "has no test_batch.bin." in load_cifar10(data_dir=tmp_path).note
+    assert load_cifar10(data_dir=tmp_path).source == "synthetic"
+    assert "has no test_batch.bin." in capsys.readouterr().err
     archive.write_bytes(b"")
     assert status("cifar10", tmp_path) == ("complete", (archive,), ())
     write(tmp_path, {CIFAR10_FILES[-1]: b""})
@@ -239,8 +245,9 @@ def test_text_of_ones_own(tmp_path):
     path = tmp_path / "my.novel.txt"
     path.write_text("äöü1234567x")
     text = load_text(str(path))
-    assert (text.name, text.source, text.note) == ("my.novel", "real", "")
+    assert (text.name, text.source) == ("my.novel", "real")
     assert (text.train, text.validation) == ("äöü123456", "7x")
+    assert repr(text) == "<my.novel, real: 9 and 2 characters>"
     with pytest.raises(ValueError, match="Received: data='synthetic', text="):
         load_text(path, data="synthetic")
     with pytest.raises(FileNotFoundError):

@@ -16,7 +16,7 @@ def test_block_characters_show_four_pixels_each():
     x[0, 2:, 2:4] = 255  # the whole of the fifth
     assert plots.blocks(x, np.array([3]), np.array([3])).splitlines() == ["▚", " █", " 3"]
     wide = plots.blocks(np.zeros((1, 4, 40), np.uint8), np.array([3]), np.array([8]))
-    assert "8 (is 3)" in wide
+    assert "read 8, is 3" in wide
 
 
 def test_five_images_a_line():

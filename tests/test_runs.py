@@ -77,7 +77,7 @@ def test_a_checkpoint_names_no_file_to_write(checkpoint, tmp_path, option):
 @pytest.mark.parametrize("data", ["real", "auto"])
 def test_a_checkpoint_names_no_folder_to_download_into(checkpoint, tmp_path, data):
     rewrite(checkpoint, {"data": data, "data_dir": str(tmp_path / "elsewhere")})
-    with pytest.raises(FileNotFoundError, match=r"elsewhere has no train-images.*Run the command `datasets fetch"):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere has no train-images.*Run `python cli.py datasets fetch"):
         fit("mnist-linear", resume=True, **silent)
     assert not (tmp_path / "elsewhere").exists()
 

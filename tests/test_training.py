@@ -88,7 +88,8 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     losses = report["history"]["val_loss"]
     assert report["stopped_early"]
     assert report["best_epoch"] == report["epochs"] - 3 == losses.index(min(losses)) + 1
-    assert f"weights of epoch {report['best_epoch']}; {report['epochs']} epochs (stopped early) in" in fitted(report)
+    assert f"\n{report['epochs']} epochs (stopped early) in" in fitted(report)
+    assert f"\nweights of epoch {report['best_epoch']} in {report['weights']}\n" in fitted(report)
     model, metadata = weights.restore(report["weights"], "mnist-linear")
     assert metadata["epochs"] == report["best_epoch"]
     task = Classification()

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import click
 import numpy as np
 
+from keras_examples.calls import fetching
 from keras_examples.data.catalogue import DATASETS
-from keras_examples.data.downloads import Status, check_present, fetch, lacking, status
+from keras_examples.data.downloads import DownloadError, Status, check_present, fetch, lacking, status
 from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
 
@@ -32,7 +33,6 @@ class Images:
         class_names: In the order of the labels.
         x_train, x_test: `(N, 28, 28)` or `(N, 32, 32, 3)` uint8 in 0–255.
         y_train, y_test: `(N,)` int32 in 0–9.
-        note: Why the data is synthetic; '' if it is real.
     """
 
     name: str
@@ -42,23 +42,27 @@ class Images:
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    note: str = ""
     vocabulary: ClassVar[None] = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, {self.source}: {len(self.x_train):,} training and {len(self.x_test):,} test images>"
 
 
 @dataclass(frozen=True)
 class Text:
     """A corpus in two contiguous parts: the first 90 % of its characters to train on, the rest to validate.
 
-    `name`, `source` and `note` are as those of `Images`; the name of a user's own file is its stem.
+    `name` and `source` are as those of `Images`; the name of a user's own file is its stem.
     """
 
     name: str
     source: str
     train: str
     validation: str
-    note: str = ""
     class_names: ClassVar[None] = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, {self.source}: {len(self.train):,} and {len(self.validation):,} characters>"
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -95,26 +99,27 @@ def load(name: str, data: str = "auto", data_dir: str | Path = "datasets", text:
     """
     row = DATASETS[name]
     if data not in ("auto", "real", "synthetic"):
-        raise ValueError(f"Unknown kind of data. Received: {data=}. Choose 'auto', 'real' or 'synthetic'.")
+        how = "Choose 'auto', 'real' or 'synthetic'; the folder of the files is data_dir."
+        raise ValueError(f"Unknown kind of data. Received: {data=}. {how}")
     if text is not None:
         if data == "synthetic" or row.class_names:
             what = "Images are learned here" if row.class_names else "Synthetic text was asked for"
             raise ValueError(f"{what}, and a text given. Received: {data=}, text={str(text)!r}. Choose one.")
-        return _packed(Path(text).stem, "real", (), read_text(Path(text)), "")
-    if note := _why_synthetic(name, data, data_dir):
-        return _packed(row.stand_in.name, "synthetic", row.stand_in.class_names, row.stand_in.make(), note)
+        return _packed(Path(text).stem, "real", (), read_text(Path(text)))
+    if data == "synthetic" or not _have(name, data, data_dir):
+        return _packed(row.stand_in.name, "synthetic", row.stand_in.class_names, row.stand_in.make())
     try:
-        return _packed(name, "real", row.class_names, row.read(status(name, data_dir).files), "")
+        return _packed(name, "real", row.class_names, row.read(status(name, data_dir).files))
     except ValueError as error:
-        raise ValueError(f"{error} Or delete it and run the command `datasets fetch {name}`.") from error
+        raise ValueError(f"{error} Or delete it and run `{fetching(name, data_dir)}`.") from error
 
 
-def _packed(name: str, source: str, class_names: tuple[str, ...], content: Any, note: str) -> Images | Text:
+def _packed(name: str, source: str, class_names: tuple[str, ...], content: Any) -> Images | Text:
     if isinstance(content, str):
         split = len(content) * 9 // 10
-        return Text(name, source, content[:split], content[split:], note)
+        return Text(name, source, content[:split], content[split:])
     x_train, y_train, x_test, y_test = content
-    return Images(name, source, class_names, x_train, y_train, x_test, y_test, note)
+    return Images(name, source, class_names, x_train, y_train, x_test, y_test)
 
 
 def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
@@ -134,18 +139,17 @@ def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
     return findings
 
 
-def _why_synthetic(name: str, data: str, data_dir: str | Path) -> str:
-    """Sees to it that a data set's files are there, and returns why they are not; '' if they are."""
-    if data == "synthetic":
-        return f"Synthetic, as asked for: this is not {name}."
-    missing = status(name, data_dir).missing
+def _have(name: str, data: str, data_dir: str | Path) -> bool:
+    """Fetches what is missing of a data set; says if that cannot be, or raises OSError where no other will do."""
+    state, _, missing = status(name, data_dir)
     try:
         fetch(name, data_dir)
     except OSError as error:
-        reason = f"{lacking(name, data_dir, missing)} {error}"
         if data == "real":
-            raise type(error)(reason) from error
-        note = f"Synthetic stand-in, NOT {name}: {reason}"
-        click.echo(f"WARNING: {note}", err=True)
-        return note
-    return ""
+            raise type(error)(f"{lacking(name, data_dir, missing)} {error}") from error
+        reasons = [lacking(name, data_dir, missing if state == "incomplete" else ())]
+        reasons += [str(error)] * (not isinstance(error, DownloadError))
+        reasons += [f"Could not download {name}; using made-up data ({DATASETS[name].stand_in.name})."]
+        click.echo(f"{' '.join(filter(None, reasons))} Later: `{fetching(name, data_dir)}`", err=True)
+        return False
+    return True

@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass, urlopen
 
 import click
 
+from keras_examples.calls import fetching
 from keras_examples.data.catalogue import DATASETS
 from keras_examples.files import whole_file
 
@@ -71,16 +72,17 @@ def check_present(name: str, data_dir: str | Path = "datasets") -> None:
     """Raises FileNotFoundError if files of a data set are missing."""
     if missing := status(name, data_dir).missing:
         raise FileNotFoundError(
-            f"{lacking(name, data_dir, missing)} Received: data_dir={str(data_dir)!r}. Run the command "
-            f"`datasets fetch {name}`."
+            f"{lacking(name, data_dir, missing)} Received: data_dir={str(data_dir)!r}. Run "
+            f"`{fetching(name, data_dir)}`."
         )
 
 
 def lacking(name: str, data_dir: str | Path, missing: Sequence[Path]) -> str:
     """What a data folder lacks, and what it has in its place."""
+    lines = [f"{data_dir} has no {', '.join(path.name for path in missing)}."] if missing else []
     others = DATASETS[name].look_alikes.items()
-    found = [f" {path} there {why}." for path, why in others if Path(data_dir, path).exists()]
-    return f"{data_dir} has no {', '.join(path.name for path in missing)}.{''.join(found)}"
+    lines += [f"{path} in {data_dir} {why}." for path, why in others if Path(data_dir, path).exists()]
+    return " ".join(lines)
 
 
 def download(mirrors: Sequence[str], target: str | Path, sha256: str, size: int) -> Path:

@@ -28,7 +28,7 @@ QUADRANTS = " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█"  # bits 1, 2, 4, 8:
 def save_predictions(
     path: str | Path, x: np.ndarray, y: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], title: str
 ) -> None:
-    """Draws images in a grid, the true class over each, and the predicted one where it differs."""
+    """Draws images in a grid, the predicted class over each, and the true one where it differs."""
     columns = min(len(x), 10)
     rows = -(-len(x) // columns)
     size = (1.3 * columns + 0.4, 1.7 * rows + 0.6)
@@ -45,8 +45,13 @@ def _predictions(
         axis.axis("off")
     for axis, image, true, guess in zip(axes.flat, x, y, predicted):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        label = class_names[true] if true == guess else f"{class_names[true]},\nnot {class_names[guess]}"
+        label = reading(class_names[guess], class_names[true]).replace(", ", ",\n")
         axis.set_title(label, fontsize=9, color=RIGHT if true == guess else WRONG)
+
+
+def reading(guess: str, true: str) -> str:
+    """What was read in an image, and the truth where that is another."""
+    return guess if guess == true else f"read {guess}, is {true}"
 
 
 def save_readings(
@@ -191,9 +196,7 @@ def blocks(x: np.ndarray, y: Sequence[int], predicted: Sequence[int], columns: i
     for start in range(0, len(x), columns):
         part = slice(start, start + columns)
         lines += ["".join(QUADRANTS[code] for code in row) for row in np.concatenate(codes[part], axis=1)]
-        captions = [
-            f"{guess}" if true == guess else f"{guess} (is {true})" for true, guess in zip(y[part], predicted[part])
-        ]
+        captions = [reading(str(guess), str(true)) for true, guess in zip(y[part], predicted[part])]
         lines += ["".join(caption.center(codes.shape[2]) for caption in captions)]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -5,6 +5,7 @@ Arguments are those of the command line: `path` is a weights file, `shipped` or 
 or a picture cannot be written.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from keras_examples import weights
 from keras_examples.data import load, load_text
 from keras_examples.examples import EXAMPLES
+from keras_examples.files import check_writable
 from keras_examples.show import plots
 from keras_examples.show.images import image_files, read_digit, read_photo, thumbnail
 from keras_examples.show.text import generate
@@ -39,14 +41,14 @@ def classify(
     report, model, dataset, chosen, picture = _chosen(example, path, **choice)
     x, y, names = dataset.x_test[chosen], dataset.y_test[chosen], dataset.class_names
     predicted = model.predict(x, verbose=0).argmax(axis=1)
-    wrong = [f"{names[true]} read as {names[guess]}" for true, guess in zip(y, predicted) if true != guess]
+    wrong = [plots.reading(names[guess], names[true]) for true, guess in zip(y, predicted) if true != guess]
     right = f"{len(y) - len(wrong)} of {len(y)} right"
     plots.save_predictions(picture, x, y, predicted, names, f"{example} on {dataset.name} ({dataset.source}): {right}")
     if x.ndim == 3:
         echo(plots.blocks(x, y, predicted))
-    mistakes = f": {', '.join(wrong)}" if wrong else ""
-    echo(f"{example} ({dataset.source} data), weights {report['weights']}: {right}{mistakes}")
-    echo(f"picture in {picture}")
+    mistakes = f": {'; '.join(wrong)}" if wrong else ""
+    echo(textwrap.fill(f"{example} ({dataset.source} data): {right}{mistakes}", 80))
+    echo(f"weights in {report['weights']}\npicture in {picture}")
     return report | {"classes": names, "labels": y.tolist(), "predicted": predicted.tolist()}
 
 
@@ -97,9 +99,9 @@ def reconstruct(
         plots.save_image(picture.with_name(f"input_{index}.png"), image)
         plots.save_image(picture.with_name(f"output_{index}.png"), copy)
     errors = np.square(output - x / 255).mean(axis=(1, 2, 3)).tolist()
-    told = " ".join(f"{error:.4f}" for error in errors)
-    echo(f"{example} ({report['data']} data), weights {report['weights']}: mean squared errors {told}")
-    echo(f"picture in {picture}, with each input and output beside it")
+    figures = " ".join(f"{error:.4f}" for error in errors)
+    echo(textwrap.fill(f"{example} ({report['data']} data): mean squared errors {figures}", 80))
+    echo(f"weights in {report['weights']}\npicture in {picture}, single images beside it")
     return report | {"errors": errors}
 
 
@@ -165,6 +167,7 @@ def _chosen(
     output_dir: str | Path = "samples",
 ) -> tuple[dict[str, Any], keras.Sequential, Any, np.ndarray, Path]:
     """The report so far, the model, the data set, the test images that were drawn, and where the picture goes."""
+    check_writable(Path(output_dir, "picture.png"))
     dataset = load(EXAMPLES[example].dataset, data, data_dir)
     source = weights.find(example, path, dataset.source)
     model, _ = weights.restore(source, example)

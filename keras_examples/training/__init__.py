@@ -14,7 +14,7 @@ from keras_examples.data import check_present, load
 from keras_examples.devices import device_of, set_seed
 from keras_examples.examples import EXAMPLES
 from keras_examples.models import build, default_sizes
-from keras_examples.show.reports import has_progress_bar
+from keras_examples.show.reports import counted, has_progress_bar
 from keras_examples.training import checkpoints, processes
 from keras_examples.training.callbacks import Progress, Stopped
 from keras_examples.training.checkpoints import Checkpoints
@@ -140,16 +140,15 @@ def prepare_model(run: Run, data: Data) -> keras.Sequential:
 
 def train(model: keras.Model, data: Data, run: Run, kept: Checkpoints | None, echo: Callable[[str], None]) -> Progress:
     """Trains a model to the end of its run or until it is interrupted; returns what came of it."""
-    echo(
-        f"{run.example} on {data.dataset.name} ({data.dataset.source} data), {run.conditions['backend']} on "
-        f"{run.conditions['device']}: {model.count_params():,} parameters, {data.batches.num_samples:,} training "
-        f"samples, {run.epochs} epochs of {len(data.batches):,} steps"
-    )
+    where = f"{run.conditions['backend']} on {run.conditions['device']}"
+    steps = f"{counted(run.epochs, 'epoch')} of {counted(len(data.batches), 'step')}"
+    echo(f"{run.example} on {data.dataset.name} ({data.dataset.source} data), {where}")
+    echo(f"{model.count_params():,} parameters, {data.batches.num_samples:,} training samples, {steps}")
     restored = {}
     if run.checkpoint:
         model.optimizer.build(model.trainable_variables)
         restored = checkpoints.restore(run.checkpoint, model, best=bool(run.options.early_stopping and run.epoch))
-        echo(f"going on from {run.checkpoint}: {run.epoch} epochs and {run.step} steps are done")
+        echo(f"going on from {run.checkpoint}:\n{counted(run.epoch, 'epoch')} and {counted(run.step, 'step')} are done")
     processes.seed_apart()
     progress = Progress(run, data, kept, restored, echo)
     progress.logs = Logs(run, data) if run.options.log_dir and not processes.rank else None

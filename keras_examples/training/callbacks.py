@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_examples.show.reports import has_progress_bar
+from keras_examples.show.reports import epoch_line, has_progress_bar
 from keras_examples.training import processes
 from keras_examples.training.checkpoints import Checkpoints, set_random_state, weights_of
 from keras_examples.training.run import Run
@@ -91,14 +91,13 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         run, logs = self.run, {} if logs is None else logs
+        if not has_progress_bar():
+            self.echo(epoch_line(epoch + 1, run.epochs, logs, time.perf_counter() - self.start))
         self.data.task.derive(logs)  # in place, so that the progress bar has it too
         for name, value in logs.items():
             run.history.setdefault(name, []).append(float(value))
         run.epoch, run.step = epoch + 1, 0
         self.diverged = not all(map(math.isfinite, logs.values()))
-        if not has_progress_bar():
-            line = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
-            self.echo(f"epoch {epoch + 1}/{run.epochs}  {line}  {time.perf_counter() - self.start:.1f} s")
         if run.options.early_stopping and run.best_epoch == run.epoch:
             self.best = weights_of(self.model)
         # A signal that comes meanwhile is for the next step.

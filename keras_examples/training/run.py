@@ -106,6 +106,8 @@ class Run:
             if not find_spec("tensorboard"):
                 raise ValueError("Logs need TensorBoard. Received: --log-dir. Run `pip install -e '.[logs]'`.")
             check_writable(Path(options.log_dir, "history.csv"))
+        if options.save_config:
+            check_writable(options.save_config)
 
     def check_conditions(self, conditions: dict[str, str]) -> None:
         """Takes down the conditions of a new run; raises ValueError if one that goes on had others."""

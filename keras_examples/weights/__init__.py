@@ -15,6 +15,7 @@ import click
 import keras
 import numpy as np
 
+from keras_examples.calls import call, fetching
 from keras_examples.data import Images, Text, load, status
 from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
@@ -71,11 +72,10 @@ def find(name: str, path: str | Path | None = None, source: str | None = None, f
     candidates = [shipped(example)] if path else candidates
     for candidate in filter(Path.is_file, candidates):
         return candidate
-    row = EXAMPLES[example]
-    command = f"{row.command}{f' --arch {row.arch}' if row.arch else ''}{' --text PATH' if name != example else ''}"
+    train = call(example, text="PATH" if name != example else None)
     raise FileNotFoundError(
         f"No trained weights for {name}. Received: {' and '.join(map(str, candidates))} missing. Train first "
-        f"(`python cli.py {command}`), or give --weights."
+        f"(`{train}`), or give --weights."
     )
 
 
@@ -138,6 +138,7 @@ def convert(
 
     `text` is what a character model was trained on; tch-rs numbers the characters by it.
     """
+    check_target(target)
     dataset = load(EXAMPLES[example].dataset, "real", text=text) if text else None
     model, metadata = restore(source, example, dataset=dataset)
     if "vocabulary_size" in metadata["sizes"]:
@@ -276,7 +277,7 @@ def _as_tch(
     if sorted(characters) != [*metadata["vocabulary"]]:
         raise ValueError(
             "tch-rs numbers characters by their first appearance in the text that was learned. Received: "
-            f"{text.name if text else 'no text'}. Give it with --text, or fetch it: `datasets fetch tinyshakespeare`."
+            f"{text.name if text else 'no text'}. Give it with --text, or fetch it: `{fetching('tinyshakespeare')}`."
         )
     places = np.argsort(np.argsort([*map(ord, characters)]))  # of each character in the order of code points
     return _renumbered(arrays, places), metadata | {"vocabulary": characters}

@@ -1,0 +1,5 @@
+"""`python -m keras_examples` is the command line."""
+
+from cli import main
+
+main()
