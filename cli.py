@@ -88,6 +88,8 @@ generation_options = options(
     click.option("--length", type=COUNT, default=500, help="Characters to draw."),
     click.option("--temperature", type=float, default=0.8, help="0 takes the likeliest character."),
     click.option("--top-k", type=COUNT, help="Draw from the N likeliest characters only."),
+    click.option("--top-p", type=float, help="Draw from the likeliest characters that make up this share, 0 to 1."),
+    click.option("--stop", default="", show_default=False, help="End with the first occurrence of this text."),
     click.option("--seed", type=SEED, help="The same seed gives the same text."),
     click.option("--count", type=COUNT, default=1, help="Texts to draw."),
     weights_option,

@@ -463,8 +463,11 @@ def test_text_streams_and_the_same_seed_gives_the_same_text(run, trained_text):
     assert run(f"{sample} --prompt 'The ' --seed 2").output != one
     likeliest = run(f"{sample} --temperature 0").output
     assert run(f"{sample} --top-k 1").output == likeliest
+    assert run(f"{sample} --top-p 1e-9").output == likeliest
     report = json.loads(run(f"{sample} --count 2 --json").stdout)
     assert [len(text) for text in report["texts"]] == [40, 40]
+    report = json.loads(run(f"{sample} --count 2 --length 10000 --stop e --json").stdout)
+    assert [text.index("e") + 1 for text in report["texts"]] == [len(text) for text in report["texts"]]
 
 
 def test_a_prompt_from_standard_input(tmp_path, trained_text):
@@ -526,6 +529,8 @@ def test_ctrl_c_ends_the_stream(tmp_path, trained_text):
     [
         ("sample --prompt 日本", "Received: '日' (U+65E5) at position 0."),
         ("sample --temperature -1", "Temperature must be finite and not negative. Received: temperature=-1.0."),
+        ("sample --top-p 1.5", "No such nucleus. Received: top_p=1.5."),
+        ("sample --stop 日本", "Received: '日' (U+65E5) at position 0."),
         ("sample --temperature nan", "Temperature must be finite and not negative. Received: temperature=nan."),
         ("evaluate --text other.txt", "Weights of another vocabulary:"),
         ("evaluate --text empty.txt", "is empty. Received: path='empty.txt'"),

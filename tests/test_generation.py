@@ -84,6 +84,14 @@ def test_temperature_zero_takes_the_models_likeliest_character():
         ({"top_k": 2}, [2 / 3, 1 / 3, 0]),
         ({"top_k": 1, "temperature": 5}, [1, 0, 0]),
         ({"top_k": 9}, [0.6, 0.3, 0.1]),
+        ({"top_p": 1}, [0.6, 0.3, 0.1]),
+        ({"top_p": 0.91}, [0.6, 0.3, 0.1]),
+        ({"top_p": 0.89}, [2 / 3, 1 / 3, 0]),  # 0.6 is not enough
+        ({"top_p": 0.59}, [1, 0, 0]),
+        ({"top_p": 1e-9}, [1, 0, 0]),
+        ({"top_p": 0.75, "temperature": 0.5}, [1, 0, 0]),  # 0.36 / 0.46 is
+        ({"top_p": 0.65, "top_k": 2}, [1, 0, 0]),  # 0.6 / 0.9 is
+        ({"top_p": 0.5, "temperature": 0}, [1, 0, 0]),
     ],
 )
 def test_characters_are_drawn_from_the_distribution(options, expected):
@@ -97,6 +105,14 @@ def test_a_seed_fixes_the_text():
     texts = [text_of(model, VOCABULARY, "ab", 40, seed=seed) for seed in (3, 3, 4, None, None)]
     assert texts[0] == texts[1]
     assert len(set(texts)) == 4
+
+
+@pytest.mark.parametrize("stop", ["a", "ab", "aab", "b"])
+def test_a_text_ends_with_the_first_occurrence_of_what_stops_it(stop):
+    options = {"length": 3000, "seed": 2}
+    whole = text_of(model_of([0.6, 0.3, 0.1]), Vocabulary("abc"), stop, **options)
+    text = text_of(model_of([0.6, 0.3, 0.1]), Vocabulary("abc"), stop, stop=stop, **options)
+    assert text == whole[: whole.index(stop) + len(stop)]
 
 
 def test_characters_stream():
@@ -117,6 +133,10 @@ def test_an_empty_prompt_starts_as_after_a_newline(characters, start):
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"temperature": float("inf")}, "temperature=inf"),
         ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0}, "top_p=0"),
+        ({"top_p": 1.01}, "top_p=1.01"),
+        ({"top_p": float("nan")}, "top_p=nan"),
+        ({"stop": "az"}, r"'z' \(U\+007A\) at position 1"),
         ({"prompt": "abz"}, r"'z' \(U\+007A\) at position 2"),
         ({"vocabulary": Vocabulary("abc")}, "3 characters, a model of 8"),
     ],

@@ -5,7 +5,8 @@ matrix-vector product rather than a framework's dispatch of one.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import keras
 import numpy as np
@@ -23,6 +24,8 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     seed: int | None = None,
+    top_p: float | None = None,
+    stop: str = "",
 ) -> Iterator[str]:
     """Continues a prompt, yielding each character as it is drawn.
 
@@ -37,10 +40,14 @@ def generate(
         temperature: Divides the logits; 0 takes the likeliest character, above 1 flattens the distribution.
         top_k: Draw from the k likeliest characters only, at least 1, or None for all.
         seed: The same seed gives the same text; None a new one each time.
+        top_p: Draw from the nucleus: the fewest likeliest characters, of those that `top_k` leaves, whose probabilities
+            at this temperature add up to at least this much, above 0 and at most 1; None for all. Source: Holtzman et
+            al., The Curious Case of Neural Text Degeneration, ICLR 2020, https://arxiv.org/abs/1904.09751
+        stop: Text that ends the continuation once it occurs in it, as its last characters; '' for none.
 
     Raises:
-        ValueError: An argument out of range, a prompt with a character outside the vocabulary, or a model of another
-            vocabulary; at the call, not at the first character.
+        ValueError: An argument out of range, a prompt or stop with a character outside the vocabulary, or a model of
+            another vocabulary; at the call, not at the first character.
     """
     if length < 1:
         raise ValueError(f"Nothing to generate. Received: length={length}. Give a length of at least 1.")
@@ -51,6 +58,8 @@ def generate(
         )
     if top_k is not None and top_k < 1:
         raise ValueError(f"No character to choose from. Received: top_k={top_k}. Give at least 1, or None for all.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"No such nucleus. Received: top_p={top_p}. Give more than 0 and at most 1, or None for all.")
     stream = _Stream(model)
     if len(stream.bias) != len(vocabulary):
         raise ValueError(
@@ -59,7 +68,9 @@ def generate(
         )
     first = "\n" if "\n" in vocabulary.characters else vocabulary.characters[0]
     ids = vocabulary.encode(prompt or first)
-    return _draw(stream, ids, vocabulary.characters, length, temperature, top_k, np.random.default_rng(seed))
+    vocabulary.encode(stop)
+    choose = partial(_choose, np.random.default_rng(seed), temperature, top_k, top_p)
+    return _draw(stream, ids, vocabulary.characters, length, stop, choose)
 
 
 def evaluate_text(model: keras.Model, ids: np.ndarray, verbose: int = 0) -> float:
@@ -88,18 +99,33 @@ def _draw(
     ids: np.ndarray,
     characters: str,
     length: int,
-    temperature: float,
-    top_k: int | None,
-    generator: np.random.Generator,
+    stop: str,
+    choose: Callable[[np.ndarray], int],
 ) -> Iterator[str]:
+    end = ""
     for _ in range(length):
         for outputs in stream.read(ids):
             logits = stream.logits(outputs[-1])
-        if top_k is not None and top_k < len(logits):
-            logits[np.argpartition(logits, -top_k)[:-top_k]] = -np.inf
-        # The largest of logits with Gumbel noise is a draw from their softmax, and without noise the arg max.
-        ids = np.argmax(logits + temperature * generator.gumbel(size=len(logits)), keepdims=True)
+        ids = np.array([choose(logits)])
         yield characters[ids[0]]
+        end = (end + characters[ids[0]])[-len(stop) :]
+        if stop and end == stop:
+            return
+
+
+def _choose(
+    generator: np.random.Generator, temperature: float, top_k: int | None, top_p: float | None, logits: np.ndarray
+) -> int:
+    """Draws a character's id by its logits `(vocabulary,)` float32, which change."""
+    if top_k is not None and top_k < len(logits):
+        logits[np.argpartition(logits, -top_k)[:-top_k]] = -np.inf
+    if top_p is not None and temperature:
+        order = np.argsort(-logits)
+        shares = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / temperature)
+        total = np.cumsum(shares)
+        logits[order[np.searchsorted(total, top_p * total[-1]) + 1 :]] = -np.inf
+    # The largest of logits with Gumbel noise is a draw from their softmax, and without noise the arg max.
+    return int(np.argmax(logits + temperature * generator.gumbel(size=len(logits))))
 
 
 class _Stream:
