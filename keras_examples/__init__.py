@@ -1,11 +1,33 @@
 """Seven classic models in Keras 3, torch first.
 
-Importing this package chooses the Keras backend: the one in `KERAS_BACKEND`, else the one that Keras already runs on,
-else torch. Keras's own default, `keras.json`, does not count before Keras is imported: Keras writes that file unasked.
-Nothing heavy is loaded until a name is used.
+    from keras_examples import load_mnist, load_model
+
+    model, class_names = load_model("mnist-cnn")  # trained, 99.6 % right
+    data = load_mnist()                           # raw pixels and labels
+    logits = model.predict(data.x_test)           # (10000, 10)
+
+Models: mnist_linear, mnist_mlp, mnist_cnn, cifar_dense, cifar_cnn,
+conv_autoencoder and char_lstm each build an untrained Sequential. load_model
+loads a trained one, and the names of its classes or its Vocabulary.
+
+Data: load_mnist, load_cifar10 and load_text read local files, else download,
+else make data up, which `source` says.
+
+Text: generate continues a prompt by a char_lstm and its Vocabulary.
+
+Speed: accelerate has fit, evaluate and predict of any Keras model on torch
+replay recorded steps.
+
+Recipes: fit and evaluate in keras_examples.training are those of the command
+line, `python -m keras_examples`.
+
+Importing this package chooses the Keras backend: the one in KERAS_BACKEND,
+else the one that Keras already runs on, else torch. Keras's own default,
+keras.json, does not count before Keras is imported: Keras writes that file
+unasked. Nothing heavy is loaded until a name is used.
 
 Raises:
-    ImportError: Keras was imported earlier on another backend than `KERAS_BACKEND`.
+    ImportError: Keras was imported earlier on another backend than KERAS_BACKEND.
 """
 
 import importlib
@@ -31,6 +53,7 @@ _HOME = {
     "conv_autoencoder": "models",
     "char_lstm": "models",
     "accelerate": "acceleration",
+    "load_model": "weights.pretrained",
     "load_mnist": "data",
     "load_cifar10": "data",
     "load_text": "data",

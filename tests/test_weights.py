@@ -8,7 +8,8 @@ import pytest
 from small import assert_same, randomised, sizes_of, small
 
 import keras_examples
-from keras_examples import mnist_cnn, mnist_linear, mnist_mlp, weights
+from keras_examples import Vocabulary, char_lstm, load_model, mnist_cnn, mnist_linear, mnist_mlp, weights
+from keras_examples.data import DATASETS
 from keras_examples.examples import EXAMPLES
 from keras_examples.models import build
 from keras_examples.weights import formats, layouts
@@ -293,3 +294,28 @@ def test_layers_that_cannot_be_translated_have_the_names_of_keras(tmp_path, monk
 def test_the_shipped_weights_are_those_of_any_text_of_an_example():
     """`--weights shipped` with a text of the user's own."""
     assert weights.find("charrnn-novel-01234567", "shipped") == weights.shipped("charrnn")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_name_leads_to_a_trained_model_and_to_what_its_outputs_stand_for(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, meaning = load_model(example)
+    expected, _ = weights.restore(weights.shipped(example), example)
+    assert_same(model, expected)
+    row = EXAMPLES[example]
+    classes = DATASETS[row.dataset].class_names if row.task == "Classification" else None
+    assert isinstance(meaning, Vocabulary) if row.task == "NextCharacter" else meaning == classes
+    assert meaning is None or len(meaning) == model.output_shape[-1]
+
+
+def test_a_model_is_loaded_from_a_file_and_by_a_text_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metadata = {"example": "mnist-linear", "classes": [*"abcdefghij"]}
+    weights.write("mine.keras", randomised(mnist_linear()), metadata)
+    assert load_model("mnist-linear", "mine.keras")[1] == tuple("abcdefghij")
+    (tmp_path / "novel.txt").write_text("abcba" * 400)
+    path = weights.default_path(weights.run_name("charrnn", "novel.txt"), "real")
+    weights.write(path, char_lstm(3, 4), {"example": "charrnn", "vocabulary": "abc"})
+    assert load_model("charrnn", text="novel.txt")[1].characters == "abc"
+    with pytest.raises(ValueError, match=r"No such example. Received: mnist-net. Choose one of mnist-linear, "):
+        load_model("mnist-net")
