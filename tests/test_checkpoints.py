@@ -347,7 +347,7 @@ def test_the_same_command_with_resume_ends_an_interrupted_one():
         process.terminate()
         stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (130, "")
-    assert stdout.splitlines()[-2:] == [f"checkpoint in {NEWEST}", "next: the same command with --resume"]
+    assert stdout.splitlines()[-2:] == [f"checkpoint in {NEWEST}", "try: the same command with --resume"]
     lines = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[2] == f"going on from {NEWEST}:"
     report = {"weights": "weights/mnist-linear-synthetic.weights.h5", "example": "mnist-linear"}

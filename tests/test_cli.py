@@ -204,11 +204,11 @@ def test_fit_says_synthetic_first_and_last(run, tmp_path):
     assert re.fullmatch(rf"2 epochs in {number} s, {number} samples/s", lines[5])
     assert lines[6:] == [
         "weights in weights/mnist-linear-synthetic.weights.h5",
-        "next: python cli.py mnist sample --data synthetic",
+        "try: python cli.py mnist sample --data synthetic",
     ]
     assert max(map(len, lines)) <= 80
     assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()
-    assert run("mnist --data synthetic --dry-run").output.splitlines()[-1] == "next: the same command without --dry-run"
+    assert run("mnist --data synthetic --dry-run").output.splitlines()[-1] == "try: the same command without --dry-run"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_report_fits_80_columns_and_what_it_says_to_type_next_shows_the_model_
     lines = run(f"{options} --epochs 1 --limit 40 --batch-size 4").output.splitlines()
     assert max(map(len, lines)) <= 80
     *_, weights, line = lines
-    output = run(line.removeprefix("next: python cli.py ")).output
+    output = run(line.removeprefix("try: python cli.py ")).output
     assert weights.removeprefix("weights in ") in output or "--weights" in line
 
 
@@ -422,7 +422,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     checkpoint = "weights/mnist-linear-synthetic.checkpoint.h5"
     first, *others = stdout.splitlines()[-3:]
     assert first.startswith("interrupted after ")
-    assert others == [f"checkpoint in {checkpoint}", "next: the same command with --resume"]
+    assert others == [f"checkpoint in {checkpoint}", "try: the same command with --resume"]
     assert (tmp_path / checkpoint).is_file()
     assert not list(tmp_path.glob("weights/*.weights.h5"))
 

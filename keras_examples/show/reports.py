@@ -33,7 +33,7 @@ def fitted(report: dict[str, Any], **given: Any) -> str:
     if report["interrupted"]:
         lines = [f"interrupted after {counted(report['epochs'], 'epoch')} and {report['seconds']:.1f} s"]
         if report["checkpoint"]:
-            lines += [f"checkpoint in {report['checkpoint']}", "next: the same command with --resume"]
+            lines += [f"checkpoint in {report['checkpoint']}", "try: the same command with --resume"]
         return "\n".join(lines)
     figures, early = _figures(report), " (stopped early)" if report["stopped_early"] else ""
     best = f" of epoch {report['best_epoch']}" if report["best_epoch"] != report["epochs"] else ""
@@ -45,7 +45,7 @@ def fitted(report: dict[str, Any], **given: Any) -> str:
             f"{report['samples_per_second']:,.0f} samples/s",
             f"weights{best} in {report['weights']}" if report["weights"] else "no weights saved",
             *[f"picture in {report['plot']}"] * bool(report["plot"]),
-            f"next: {_next(report, given)}",
+            f"try: {_next(report, given)}",
         ]
     )
 
