@@ -220,7 +220,7 @@ def add_example(command: str) -> None:
         return classify(ids[arch], echo=echo, **given)
 
     def reconstruct(arch: str = first, **given: Any) -> Any:
-        """Draws test images, or pictures of yours, over their reconstructions."""
+        """Draws test images, or yours, over their reconstructions."""
         from keras_examples.show.sampling import reconstruct
 
         return reconstruct(ids[arch], echo=echo, **given)
@@ -231,17 +231,11 @@ def add_example(command: str) -> None:
 
         return continue_text(ids[arch], sys.stdin.read() if prompt == "-" else prompt, echo=echo, **given)
 
-    image_option = click.option(
-        "--image",
-        "images",
-        type=PATH,
-        multiple=True,
-        help="Take this picture instead, or all in this folder; may be repeated.",
-    )
+    image_option = click.option("--image", "images", type=PATH, multiple=True, help="Picture or folder; repeatable.")
     sample: Any
     sample, its_options = {
-        "Classification": (classify, options(image_option, picture_options)),
-        "Reconstruction": (reconstruct, options(image_option, picture_options)),
+        "Classification": (classify, options(image_option, picture_options, group="Pictures")),
+        "Reconstruction": (reconstruct, options(image_option, picture_options, group="Pictures")),
         "NextCharacter": (continue_text, generation_options),
     }[task]
     group.command("sample")(which(its_options(reported(f"{command} sample{shown}")(sample))))

@@ -90,7 +90,7 @@ def test_an_installed_font_that_has_the_characters_is_used(tmp_path, monkeypatch
 )
 def test_a_run_is_drawn_beside_its_weights(run, tmp_path, arguments, name):
     picture = f"weights/{name}-synthetic.png"
-    assert f", picture in {picture}" in run(f"{arguments} --data synthetic --plot").stdout.splitlines()[-1]
+    assert f"picture in {picture}" in run(f"{arguments} --data synthetic --plot").stdout.splitlines()
     with Image.open(picture) as image:
         assert image.size == (1680, 840)
         assert len(image.convert("RGB").getcolors(1 << 24)) > 200
