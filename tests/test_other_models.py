@@ -384,6 +384,12 @@ def test_batches_of_ever_new_lengths_are_recorded_only_while_it_pays():
     assert not both(run)
 
 
+def test_validation_after_each_epoch_is_no_reason_to_record_anew():
+    model = compiled(small(dense()), accelerated=True)
+    model.fit(X, Y, len(X), 4, 0, validation_data=(X, Y))
+    assert (model.train_function.budget.recorded, model.test_function.budget.recorded) == (1, 1)
+
+
 def test_threads_that_predict_at_once():
     threads = torch.get_num_threads()
     model = compiled(small(dense()), accelerated=True)

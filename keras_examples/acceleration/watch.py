@@ -91,6 +91,9 @@ class Watch:
         if state := _state_of(thing):
             return self._note(name, ["the state"], state)
         if isinstance(thing, dict):
+            if "_torch_params" in thing:  # of `_modules`; Keras makes it anew in each validation
+                keys = [key for key in thing if key != "_torch_params"]
+                return self._note(name, keys, lambda: [v for k, v in thing.items() if k != "_torch_params"])
             return self._note(name, thing.keys(), thing.values) if len(thing) <= LONG else ()
         if isinstance(thing, (list, tuple, set, frozenset, deque)):
             return self._note(name, range(len(thing)), thing.__iter__) if len(thing) <= LONG else ()
