@@ -1,6 +1,7 @@
 """Damaged and hostile files: each is loaded or refused in one line, soon, in little memory, without harm.
 
-`python -m tests.test_hostile 20000` tries as many; each number is always the same file.
+python -m tests.test_hostile 100000         # so many files, from number 0 on; each number is always the same file
+python -m tests.test_hostile 50000 50000    # the 50,000 after the first 50,000
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import select
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections import Counter
@@ -23,21 +25,24 @@ from pathlib import Path
 import click
 import h5py
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 1  # of processor time, for one file
 MEGABYTES = 500
 PATIENCE = 60  # seconds without a word until a worker is taken to hang
 TEXT = {"example": "charrnn", "sizes": {"units": 4, "layers": 2}, "vocabulary": "abcdefghi", "classes": None}
-KINDS = ("idx", "idx.gz", "labels", "labels.gz", "bin", "safetensors", "plain.safetensors")
-KINDS += ("checkpoint.h5",)
-KINDS += ("weights.h5", "plain.weights.h5", "keras", "made.weights.h5", "made.keras", "made.safetensors")
-KINDS += ("named.safetensors", "described.keras")
+KINDS = ("idx", "idx.gz", "labels", "labels.gz", "bin", "tar", "tar.gz", "text", "text.gz", "png", "jpg")
+KINDS += ("weights.h5", "plain.weights.h5", "keras", "safetensors", "plain.safetensors", "checkpoint.h5")
+KINDS *= 3  # those made up take longer
+KINDS += ("made.weights.h5", "made.keras", "made.safetensors", "named.safetensors", "described.keras")
+KINDS += ("made.idx.gz", "made.labels.gz", "made.tar.gz", "made.text.gz")
 
 
 def good_files(folder):
     """A valid file of each kind, small ones."""
     from keras_examples import weights
+    from keras_examples.data.readers import CIFAR10_FILES
     from keras_examples.models import build
     from keras_examples.weights import layouts
 
@@ -53,7 +58,17 @@ def good_files(folder):
     labels = struct.pack(">2I", 0x801, 20) + bytes(range(10)) * 2
     records = b"".join(bytes([label % 10]) + generator.bytes(3072) for label in range(5))
     files = {"idx": images, "labels": labels, "bin": records}
-    files |= {"idx.gz": gzip.compress(images), "labels.gz": gzip.compress(labels)}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in CIFAR10_FILES:
+            member = tarfile.TarInfo(name)
+            member.size = len(records)
+            tar.addfile(member, io.BytesIO(records))
+    files |= {"tar": archive.getvalue(), "text": "First Citizen: “Sprich, Hör mich an.”\n".encode() * 40}
+    files |= {f"{kind}.gz": gzip.compress(files[kind]) for kind in ("idx", "labels", "tar", "text")}
+    for kind in ("png", "jpg"):
+        Image.effect_noise((90, 60), 90).save(folder / f"good.{kind}")
+        files[kind] = (folder / f"good.{kind}").read_bytes()
     for kind in ("weights.h5", "keras", "safetensors"):
         files[kind] = (folder / f"good.{kind}").read_bytes()
     for kind in ("plain.weights.h5", "plain.safetensors"):
@@ -179,7 +194,7 @@ def made_archive(draw, folder):
     packing = draw.choice([zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
     with zipfile.ZipFile(content, "w", packing) as archive:
         for _ in range(draw.choice([0, 1, 1, 1])):
-            archive.writestr("model.weights.h5", draw.choice([weights, weights, bytes(50_000_000), b""]))
+            archive.writestr("model.weights.h5", draw.choice([*[weights] * 9, bytes(50_000_000), b""]))
         archive.writestr("keras_examples.json", hostile_text(draw))
         archive.writestr("config.json", hostile_text(draw))
         archive.writestr("../../escaped", b"x")
@@ -256,15 +271,32 @@ def described_keras(draw, folder):
     return content.getvalue()
 
 
-def load(kind, folder, content):
+def made_gzip(kind, draw):
+    """A gzipped file that begins well, or nearly, and unpacks to up to four thousand times its length."""
+    number = draw.choice([1, 20, 10**5, 10**6, 2**30, 2**32 - 1])
+    member = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
+    member.size, member.type = number, draw.choice([tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+    start = {"idx": struct.pack(">4I", 0x803, number, 28, 28), "labels": struct.pack(">2I", 0x801, number)}
+    start |= {"tar": member.tobuf(), "text": b"a"}
+    return gzip.compress(start[kind]) + gzip.compress(bytes(1 << 20)) * draw.choice([1, 10, 60, 4000])
+
+
+def load(kind, path):
     """Loads the file of a case as a user's command would."""
     from keras_examples import weights
     from keras_examples.data import readers
+    from keras_examples.show import images
 
-    path = folder / ("case." + re.sub("^(made|plain|named|described)[.]", "", kind))
-    path.write_bytes(content)
+    folder, kind = path.parent, kind.removeprefix("made.")
     if kind == "bin":
         readers.read_cifar10([path] * 6)
+    elif kind.startswith("tar"):
+        readers.read_cifar10([path])
+    elif kind.startswith("text"):
+        readers.read_text(path)
+    elif kind in ("png", "jpg"):
+        images.read_photo(path)
+        images.read_digit(path)
     elif kind.startswith("labels"):
         readers.read_mnist([folder / "images", path] * 2)
     elif kind.startswith("idx"):
@@ -291,29 +323,47 @@ def work(first, last, folder):
     (folder / "images").write_bytes(files["idx"])
     (folder / "labels").write_bytes(files["labels"])
     for kind, content in files.items():
-        load(kind, folder, content)  # the undamaged file is valid
+        load(kind, put(folder, kind, content))  # the undamaged file is valid
     makers = {"made.weights.h5": made_hdf5, "made.keras": made_archive, "made.safetensors": made_safetensors}
     makers |= {"named.safetensors": named_safetensors, "described.keras": described_keras}
-    base = peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     for case in range(first, last):
         draw = random.Random(case)
         kind = KINDS[case % len(KINDS)]
-        content = makers[kind](draw, folder) if kind in makers else mutated(draw, files[kind])
-        base += resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - peak  # what making the file took
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        if kind in makers:
+            content = makers[kind](draw, folder)
+        else:
+            content = made_gzip(kind.split(".")[1], draw) if kind.startswith("made.") else mutated(draw, files[kind])
+        path, before = put(folder, kind, content), state(folder)
         print(case, kind, flush=True)
-        start = time.process_time()
+        with contextlib.suppress(OSError):  # only Linux can forget the peak so far
+            Path("/proc/self/clear_refs").write_text("5")
+        occupied, start = peak(), time.process_time()
         try:
-            load(kind, folder, content)
+            load(kind, path)
             outcome = "valid"
         except (ValueError, OSError) as error:
             told = "Received: " in str(error) and str(error).isprintable()
             outcome = "refused" if told else f"unclear {type(error).__name__}: {error}"
         except BaseException as error:
             outcome = f"foreign {type(error).__name__}: {error}"
-        seconds = time.process_time() - start
-        peak = max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-        print(json.dumps([outcome, seconds, peak - base]), flush=True)
+        seconds, growth = time.process_time() - start, peak() - occupied
+        if state(folder) != before:
+            outcome = "changed files"
+        print(json.dumps([outcome, seconds, growth]), flush=True)
+
+
+def put(folder, kind, content):
+    path = folder / ("case." + re.sub("^(made|plain|named|described)[.]", "", kind))
+    path.write_bytes(content)
+    return path
+
+
+def state(folder):
+    return {entry.name: (entry.stat().st_size, entry.stat().st_mtime_ns) for entry in os.scandir(folder)}
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # megabytes
 
 
 def attempt(first, last, folder, advance=lambda cases: None):
@@ -345,22 +395,22 @@ def attempt(first, last, folder, advance=lambda cases: None):
 
 
 def test_damaged_and_hostile_files_are_loaded_or_refused(tmp_path):
-    outcomes, _, wrong = attempt(0, 450, tmp_path)
+    outcomes, _, wrong = attempt(0, 650, tmp_path)
     assert not wrong
     assert outcomes["valid"] > 20
     assert outcomes["refused"] > 200
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 3:
         work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     else:
         import tempfile
 
+        count, first = [*map(int, sys.argv[1:]), 0][:2]
         with tempfile.TemporaryDirectory() as temporary:
-            count = int(sys.argv[1])
             with click.progressbar(length=count, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-                outcomes, worst, wrong = attempt(0, count, temporary, bar.update)
+                outcomes, worst, wrong = attempt(first, first + count, temporary, bar.update)
         print(*wrong, sep="\n")
         print(f"{dict(outcomes)}, {len(wrong)} wrong; at most {worst[0]:.2f} s and {worst[1]} MB")
         sys.exit(bool(wrong))

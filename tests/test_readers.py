@@ -105,6 +105,19 @@ def test_gzip_bomb_is_not_unpacked(read):
     tracemalloc.stop()
 
 
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_soon(tmp_path):
+    images = struct.pack(">4I", 0x803, 200_000, 28, 28)
+    for start, read in ((images, lambda path: read_mnist([path] * 4)), (b"a", read_text)):
+        path = tmp_path / "bomb.gz"
+        path.write_bytes(gzip.compress(start) + gzip.compress(bytes(1 << 20)) * 4000)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="it unpacks to more than 20 times its length") as caught:
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 300_000_000
+        tracemalloc.stop()
+        check_line(caught, path)
+
+
 @pytest.fixture
 def records(monkeypatch):
     """Make small files of CIFAR-10 records: name → bytes, with all images and labels in them."""

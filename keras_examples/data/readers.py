@@ -7,9 +7,9 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ CIFAR10_FILES = tuple(
 CIFAR10_RECORDS = 10_000  # in each file
 IDX_LIMIT = 1 << 31  # bytes: no image set in idx form comes near it
 GZIP = b"\x1f\x8b"  # how such a file begins
+SMALL, RATIO = 16 << 20, 20  # bytes that any gzipped file may unpack to, and how many times its length if that is more
 BLOCK = 1 << 20  # bytes read at a time
 
 
@@ -102,13 +103,34 @@ def read_text(path: Path) -> str:
     return text
 
 
+class _Unpacked(RawIOBase):
+    """A gzipped file, but for one that would fill the memory: images and text shrink to a third, or a tenth."""
+
+    def __init__(self, path: Path):
+        self.file, self.left = gzip.GzipFile(path), max(SMALL, RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(buffer)
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(f"it unpacks to more than {RATIO} times its length; unpack it by hand if that is right")
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 @contextmanager
 def _reading(path: Path, remedy: str = "Replace it") -> Iterator[BufferedIOBase]:
     """Opens a file, gzipped or not whatever it is called, and says in one line what is wrong with its content."""
     with path.open("rb") as stream:
         packed = stream.read(2) == GZIP
     try:
-        with gzip.open(path) if packed else path.open("rb") as stream:
+        with BufferedReader(_Unpacked(path), BLOCK) if packed else path.open("rb") as stream:
             yield stream
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
         raise ValueError(f"Cannot use {path.name}: {error}. Received: path={str(path)!r}. {remedy}.") from error
