@@ -347,6 +347,7 @@ for round in range(int(sys.argv[1])):
     left = sorted(os.listdir("weights")) if os.path.exists("weights") else []
     if not there("weights"):
         assert succeeds(resume if there("checkpoint") or there("checkpoint.previous") else train), left
+        assert os.listdir("weights") == ["mnist-linear-synthetic.weights.h5"], left
     assert succeeds(compare), left
     print(*left or ["nothing"], flush=True)
 """

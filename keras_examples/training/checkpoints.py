@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -106,9 +107,9 @@ class Checkpoints:
         self.cost = self.written - start
 
     def remove(self) -> None:
-        """Removes them, and what was left by runs that were killed while they wrote one."""
-        name = f".{self.newest.name.partition('.')[0]}."
-        left = [path for path in self.newest.parent.glob(".*.checkpoint.h5") if path.name.startswith(name)]
+        """Removes them, and what was left by runs that were killed while they wrote."""
+        temporary = re.escape(f".{self.newest.name.partition('.')[0]}.") + "[0-9]+[.]"  # see `whole_file`
+        left = [path for path in self.newest.parent.glob(".*") if re.match(temporary, path.name)]
         for path in (self.newest, self.previous, *left):
             path.unlink(missing_ok=True)
 
