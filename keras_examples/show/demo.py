@@ -1,10 +1,8 @@
 """A page to try the models on: draw a digit, drop a photo, have a text continued."""
 
-import base64
 import contextlib
 import html
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,59 +13,18 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio
 import keras
 import numpy as np
+from PIL import Image
 
 from keras_examples import weights
+from keras_examples.show.answers import CANVAS, DRAW, read_drawing, sample_buttons, samples, seen, told
 from keras_examples.show.images import read_photo
-from keras_examples.show.sampling import names_of, probabilities
 from keras_examples.show.text import generate
 
-WAITING = 100  # visitors' wishes that queue up before the next one is turned away
 PROMPT, LENGTH = 10_000, 500  # characters
-DRAWING = 1_000_000  # bytes of base64
-BAR = (
-    '<div style="display:flex;align-items:center;gap:8px;margin:4px 0">'
-    '<span style="width:6em;text-align:right">{name}</span><span style="flex:1;background:#8883">'
-    '<span style="display:block;height:1.4em;width:{value:.1%};'
-    'background:#0072b2"></span></span><span style="width:4em" data-class="{name}">{value:.1%}</span></div>'
-)
-
-CANVAS = """
-<div style="display:flex;flex-wrap:wrap;gap:32px;padding-top:8px">
-  <div style="width:320px;max-width:100%;text-align:center">
-    <canvas width="280" height="280" style="width:100%;border:1px solid #888;touch-action:none"></canvas>
-    <p>Draw a digit here. <button>Clear</button></p>
-  </div>
-  <div style="flex:1;min-width:280px"><p>${about}</p><div class="answer">${value}</div></div>
-</div>
-"""
-DRAW = """
-const canvas = element.querySelector('canvas'), answer = element.querySelector('.answer');
-const pen = canvas.getContext('2d');
-let last, blank, busy, stale;
-const ask = async () => {  // one question at a time, the last one about the whole drawing
-  stale = true;
-  if (busy) return;
-  busy = true;
-  try {
-    while (stale) { stale = false; answer.innerHTML = await server.read(blank ? '' : canvas.toDataURL()); }
-  } finally { busy = false; }
-};
-const clear = () => { blank = true; pen.fillStyle = 'white'; pen.fillRect(0, 0, canvas.width, canvas.height); };
-const place = event => {
-  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
-  return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-};
-const draw = event => {
-  blank = false;
-  pen.beginPath(); pen.moveTo(...last); last = place(event); pen.lineTo(last[0] + 0.1, last[1]); pen.stroke();
-  ask();
-};
-clear();
-pen.lineWidth = 22; pen.lineCap = 'round';
-canvas.onpointerdown = event => { canvas.setPointerCapture(event.pointerId); last = place(event); draw(event); };
-canvas.onpointermove = event => { if (event.buttons) draw(event); };
-element.querySelector('button').onclick = () => { clear(); ask(); };
-"""
+WAITING = 100  # visitors' wishes that queue up before the next one is turned away
+CSS = ".toast-wrap { top: auto !important; bottom: 16px }"  # an error covers no tab
+ABOUT = """<h1 style="font-size:1.6em;margin:0">Try the networks</h1>
+<p>Draw a digit, give a photo or begin a text: small networks, trained with keras-examples, answer.</p>"""
 
 
 def serve(host: str, port: int, echo: Callable[[str], None]) -> None:
@@ -94,6 +51,7 @@ def serve(host: str, port: int, echo: Callable[[str], None]) -> None:
                 ssr_mode=False,
                 max_file_size="100mb",
                 footer_links=[],
+                css=CSS,
             )
         except OSError as error:
             raise OSError(
@@ -114,7 +72,8 @@ def page() -> gradio.Blocks:
         "Autoencoder": _autoencoder,
         "Text": _text,
     }
-    with gradio.Blocks(title="keras-examples", analytics_enabled=False) as blocks:
+    with gradio.Blocks(title="keras-examples: try the networks", analytics_enabled=False) as blocks:
+        gradio.HTML(ABOUT)
         for name, fill in tabs.items():
             with gradio.Tab(name):
                 try:
@@ -130,45 +89,26 @@ def _restore(example: str) -> tuple[Path, keras.Sequential, dict[str, Any]]:
 
 
 def _digit() -> None:
-    """A canvas, and a bar for each class, which moves while one draws."""
+    """A canvas, and what the network makes of the drawing, while one draws."""
     path, model, metadata = _restore("mnist-cnn")
 
     def read(drawing: str) -> str:
         return read_drawing(model, metadata, drawing)
 
-    about = f"What mnist-cnn sees ({html.escape(str(path))})"
-    gradio.HTML(read(""), html_template=CANVAS, js_on_load=DRAW, server_functions=[read], about=about)
-
-
-def read_drawing(model: keras.Sequential, metadata: dict[str, Any], drawing: str) -> str:
-    """What a model sees in a drawing, in HTML.
-
-    Args:
-        model: A classifier of digits.
-        metadata: Of its weights.
-        drawing: A picture as a data URL, or '' for none. A visitor may send anything.
-    """
-    if not isinstance(drawing, str):
-        return f"<p>Not a drawing. Received: {html.escape(f'{drawing!r:.100}')}. Draw it on the page.</p>"
-    if len(drawing) > DRAWING:
-        return f"<p>The drawing is too large. Received: {len(drawing):,} bytes. Give at most {DRAWING:,}.</p>"
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        try:
-            file.write(base64.b64decode(drawing.partition(",")[2]))
-            file.flush()
-            return seen(model, metadata, file.name if drawing else None)
-        except (OSError, ValueError) as error:
-            return f"<p>{_told(error)}</p>"
+    about = f"Draw a digit, or choose one. {_told_of(path, metadata)}"
+    buttons = sample_buttons(samples("mnist-cnn", metadata["data"]))
+    gradio.HTML(read(""), html_template=CANVAS, js_on_load=DRAW, server_functions=[read], about=about, samples=buttons)
 
 
 def _photo() -> None:
-    """A photo, and a bar for each class."""
+    """A photo, and what the network makes of it."""
     path, model, metadata = _restore("cifar-cnn")
     with gradio.Row():
         photo = _drop()
         with gradio.Column():
-            gradio.HTML(f"<p>What cifar-cnn sees ({html.escape(str(path))})</p>")
+            gradio.HTML(f"<p>Give a photo of one of its ten classes. {_told_of(path, metadata)}</p>")
             answer = gradio.HTML(seen(model, metadata, None))
+            _offer("cifar-cnn", metadata, photo)
 
     def read(file: str | None) -> str:
         with _one_line():
@@ -177,21 +117,27 @@ def _photo() -> None:
     photo.change(read, photo, answer, show_progress="hidden", api_visibility="private")
 
 
+def _told_of(path: Path, metadata: dict[str, Any]) -> str:
+    return f"{metadata['example']} answers, trained on {metadata['data']} data ({html.escape(path.name)})."
+
+
 def _drop() -> gradio.Image:
     """A place for a photo, which is handed over as the file that came, for `images` to judge."""
-    photo = gradio.Image(label="A photo", sources=["upload"], height=320, buttons=[])
+    photo = gradio.Image(label="A photo", sources=["upload"], height=320, buttons=[], format="png")
     setattr(photo, "preprocess", lambda payload: payload and payload.path)  # noqa: B010  a subclass writes a .pyi file
     return photo
 
 
-def seen(model: keras.Sequential, metadata: dict[str, Any], file: str | None) -> str:
-    """A bar for each class, in HTML, as long as it is probable for the picture in a file; without one, empty bars."""
-    shares = probabilities(model, metadata, file) if file else dict.fromkeys(names_of(metadata), 0.0)
-    return "".join(BAR.format(name=html.escape(name), value=value) for name, value in shares.items())
+def _offer(example: str, metadata: dict[str, Any], photo: gradio.Image) -> None:
+    """Samples to choose instead of a photo of one's own, if any are at hand."""
+    if pictures := [enlarged(pixels, 8) for pixels in samples(example, metadata["data"]).values()]:
+        rows = [[Image.fromarray(picture)] for picture in pictures]
+        offer = gradio.Dataset(components=[gradio.Image(visible=False)], samples=rows, type="index", label="Samples")
+        offer.click(pictures.__getitem__, offer, photo, show_progress="hidden", api_visibility="private")
 
 
 def _autoencoder() -> None:
-    path, model, _ = _restore("autoencoder")
+    path, model, metadata = _restore("autoencoder")
     parts = keras.Model(model.inputs[0], [model.layers[-3].output, model.outputs[0]])  # the code, and what comes of it
 
     def reconstruct(file: str | None) -> tuple[np.ndarray | None, ...]:
@@ -203,13 +149,14 @@ def _autoencoder() -> None:
         copy = (copy.clip(0, 1) * 255).round().astype(np.uint8)
         return enlarged(photo, 8), enlarged(copy, 8), enlarged(tiles(code), 8)
 
-    gradio.HTML(f"<p>A photo through 512 numbers and back ({html.escape(str(path))})</p>")
+    gradio.HTML(f"<p>A photo of 3,072 numbers through 512 and back. {_told_of(path, metadata)}</p>")
     with gradio.Row():
         given = _drop()
         shown = [
             gradio.Image(label=label, height=320, format="png", interactive=False, buttons=[])
             for label in ("Input, 32×32", "Output", "Code, 8×8×8")
         ]
+    _offer("autoencoder", metadata, given)
     given.change(reconstruct, given, shown, show_progress="hidden", api_visibility="private")
 
 
@@ -244,7 +191,7 @@ def _text() -> None:
             text += character
             yield text
 
-    gradio.HTML(f"<p>Text, a character at a time ({html.escape(str(path))})</p>")
+    gradio.HTML(f"<p>Text, a character at a time. {_told_of(path, metadata)}</p>")
     prompt = gradio.Textbox(label="Prompt", placeholder="How the text begins", lines=2)
     temperature = gradio.Slider(0, 2, 0.8, step=0.1, label="Temperature: 0 takes the likeliest character")
     setattr(temperature, "preprocess", lambda payload: payload)  # noqa: B010  gradio's fails on null
@@ -269,9 +216,4 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise gradio.Error(_told(error), print_exception=False) from error
-
-
-def _told(error: Exception) -> str:
-    """What an error says, in HTML, without the folders that are ours."""
-    return html.escape(re.sub(r"image='[^']*/", "image='", str(error)))
+        raise gradio.Error(told(error), print_exception=False) from error
