@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("gradio")
 from keras_examples import weights
-from keras_examples.data import load_cifar10, load_mnist
+from keras_examples.data import DATASETS, load_cifar10, load_mnist
 from keras_examples.models import build
 from keras_examples.show import answers, demo
 from keras_examples.show.text import generate
@@ -301,6 +301,17 @@ def test_hand_made_requests_get_a_line_and_leave_nothing_on_the_server(tmp_path)
         for data in ([None, None], ["a", None], [None, 1], ["a", "b"], ["a", 3], ["a", math.nan]):
             line = html.unescape(queued(address, "x", place["stream"], *data)["error"])
             assert line.startswith("Not a prompt and a temperature from 0 to 2. Received: "), data
+
+
+def test_samples_are_what_the_weights_were_trained_on_if_it_is_at_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [*answers.samples("mnist-cnn", "real")] == [*"0123456789"]  # drawn ones
+    assert answers.samples("cifar-cnn", "real") == {}
+    assert len(answers.samples("cifar-cnn", "synthetic")) == 10
+    (tmp_path / "datasets" / "cifar-10-batches-bin").mkdir(parents=True)
+    for path in DATASETS["cifar10"].files[0].forms[0]:
+        (tmp_path / "datasets" / path).write_bytes(b"damaged")
+    assert answers.samples("cifar-cnn", "real") == {}
 
 
 def test_a_drawing_is_read_like_a_file_and_none_gives_empty_bars(trained_linear, tmp_path):

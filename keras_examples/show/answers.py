@@ -138,7 +138,10 @@ def samples(example: str, source: str) -> dict[str, np.ndarray]:
         if not digits:
             return {}
         source = "synthetic"
-    data: Images = load(name, "synthetic" if source == "synthetic" else "real")
+    try:
+        data: Images = load(name, "synthetic" if source == "synthetic" else "real")
+    except (OSError, ValueError):  # damaged files, which are no reason to answer nothing
+        return {}
     first = [int((data.y_test == label).argmax()) for label in range(10)]
     pictures = 255 - data.x_test[first] if digits else data.x_test[first]
     return dict(zip(data.class_names, pictures))

@@ -118,7 +118,7 @@ def _photo() -> None:
 
 
 def _told_of(path: Path, metadata: dict[str, Any]) -> str:
-    return f"{metadata['example']} answers, trained on {metadata['data']} data ({html.escape(path.name)})."
+    return html.escape(f"{metadata['example']} answers, trained on {metadata['data']} data ({path.name}).")
 
 
 def _drop() -> gradio.Image:
