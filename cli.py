@@ -7,10 +7,7 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__" or os.path.basename(sys.argv[0]) in (
-    "keras-examples",
-    "__main__.py",
-):  # until a command takes over
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "keras-examples":  # until a command takes over
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
 
 import json
@@ -97,9 +94,7 @@ generation_options = options(
     group="Text",
 )
 training_options = options(
-    click.option(
-        "--early-stopping", type=COUNT, help="Stop after N epochs without lower validation loss; keep the best."
-    ),
+    click.option("--early-stopping", type=COUNT, help="Stop after N epochs without lower loss; keep the best."),
     click.option("--precision", type=Choice(["float32", "bfloat16"]), default="float32", help="Of all but variables."),
     seed_option,
     click.option("--limit", type=COUNT, help="Use the first N training samples."),
