@@ -107,14 +107,11 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 def _read(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"The image is too large. Received: image={str(path)!r}, {image.width}×{image.height}. "
-                    f"Scale it below {MAX_PIXELS // 10**6} megapixels."
-                )
-            image.draft(None, (LARGE_SIDE, LARGE_SIDE))  # a large JPEG is decoded to a half of its sides, or less
-            ImageOps.exif_transpose(image, in_place=True)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+            width, height = image.size
+            if width * height <= MAX_PIXELS:
+                image.draft(None, (LARGE_SIDE, LARGE_SIDE))  # a large JPEG is decoded to a half of its sides, or less
+                ImageOps.exif_transpose(image, in_place=True)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"Not an image that can be read. Received: image={str(path)!r}. Give a PNG, JPEG, WebP or the like."
         ) from error
@@ -122,6 +119,11 @@ def _read(path: str | Path) -> Image.Image:
         raise FileNotFoundError(f"No such image. Received: image={str(path)!r}. Correct the path.") from error
     except OSError as error:
         raise OSError(f"The image cannot be read ({error}). Received: image={str(path)!r}. Save it anew.") from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"The image is too large. Received: image={str(path)!r}, {width}×{height}. "
+            f"Scale it below {MAX_PIXELS // 10**6} megapixels."
+        )
     upright: Image.Image = image
     if upright.mode.startswith("I"):  # 16 bits a pixel, which convert("L") would clip at 255
         upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
