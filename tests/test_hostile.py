@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 import h5py
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 1  # of processor time, for one file
@@ -67,7 +67,9 @@ def good_files(folder):
     files |= {"tar": archive.getvalue(), "text": "First Citizen: “Sprich, Hör mich an.”\n".encode() * 40}
     files |= {f"{kind}.gz": gzip.compress(files[kind]) for kind in ("idx", "labels", "tar", "text")}
     for kind in ("png", "jpg"):
-        Image.effect_noise((90, 60), 90).save(folder / f"good.{kind}")
+        paper = Image.effect_noise((90, 60), 20).point(lambda grey: min(255, grey + 90))
+        ImageDraw.Draw(paper).line([(40, 10), (48, 50)], 0, 6)
+        paper.save(folder / f"good.{kind}")
         files[kind] = (folder / f"good.{kind}").read_bytes()
     for kind in ("weights.h5", "keras", "safetensors"):
         files[kind] = (folder / f"good.{kind}").read_bytes()
