@@ -44,11 +44,11 @@ def table(tmp_path, *arguments):
 @pytest.mark.slow
 def test_throughput_of_peers_installed_or_not(tmp_path):
     chart = tmp_path / "chart.png"
-    options = "--examples", "mnist-cnn", "--peers", "ours,keras-jax,pytorch", "--precision", "bfloat16"
+    options = "--examples", "mnist-mlp", "--peers", "ours,keras-jax,pytorch", "--precision", "bfloat16"
     header, rows = table(tmp_path, "throughput", *options, "--plot", str(chart))
     ratios = ["ours / ours-float32", "ours / pytorch", "ours / best", "ours / limit"]
     assert header == ["ms a step, bfloat16", "ours", "keras-jax", "pytorch", "ours-float32", "limit", *ratios]
-    assert [row[0] for row in rows] == ["mnist-cnn"]
+    assert [row[0] for row in rows] == ["mnist-mlp"]
     assert (rows[0][2] == "not installed") == (find_spec("jax") is None)
     assert all(float(cell.replace(",", "")) > 0 for cell in [rows[0][1], *rows[0][3:]])
     assert Image.open(chart).format == "PNG"
@@ -56,12 +56,12 @@ def test_throughput_of_peers_installed_or_not(tmp_path):
 
 @pytest.mark.slow
 def test_a_peer_that_fails_says_why_and_the_others_go_on(tmp_path):
-    options = "--examples", "mnist-cnn", "--peers", "pytorch,pytorch-compile", "--rounds", "1"
+    options = "--examples", "mnist-mlp", "--peers", "pytorch,pytorch-compile", "--rounds", "1"
     output = benchmark("throughput", *options, CXX="no-such-compiler", TORCHINDUCTOR_CACHE_DIR=str(tmp_path)).stdout
     row = [cell.strip() for cell in output.splitlines()[2].strip("|").split("|")]
     assert float(row[1]) > 0
     assert row[2] == "failed"
-    assert "\nmnist-cnn, pytorch-compile failed: " in output
+    assert "\nmnist-mlp, pytorch-compile failed: " in output
 
 
 def test_a_chart_needs_what_its_times_are_over():
