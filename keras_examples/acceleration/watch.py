@@ -33,6 +33,8 @@ PASSING = set(
     "_operations_by_depth _parameters _exclude_from_weight_decay_cache".split()
 )
 
+MADE_ANEW = {"_torch_params"}  # of `_modules`: in each validation
+
 
 class Watch:
     """Tells whether something that a model's step reads has changed; it is found by walking from the model, once.
@@ -91,10 +93,7 @@ class Watch:
         if state := _state_of(thing):
             return self._note(name, ["the state"], state)
         if isinstance(thing, dict):
-            if "_torch_params" in thing:  # of `_modules`; Keras makes it anew in each validation
-                keys = [key for key in thing if key != "_torch_params"]
-                return self._note(name, keys, lambda: [v for k, v in thing.items() if k != "_torch_params"])
-            return self._note(name, thing.keys(), thing.values) if len(thing) <= LONG else ()
+            return self._note_items(name, thing, MADE_ANEW) if len(thing) <= LONG else ()
         if isinstance(thing, (list, tuple, set, frozenset, deque)):
             return self._note(name, range(len(thing)), thing.__iter__) if len(thing) <= LONG else ()
         if isinstance(thing, types.MethodType):
@@ -123,10 +122,8 @@ class Watch:
     def _attributes(self, thing: Any) -> Iterator[tuple[str, Any]]:
         own, kind = getattr(thing, "__dict__", {}), type(thing)
         label = own.get("name") or own.get("_name")
-        name, read = f"{label} ({kind.__name__})" if isinstance(label, str) else kind.__name__, own.values
-        if not PASSING.isdisjoint(own):
-            read = lambda: [value for key, value in own.items() if key not in PASSING]  # noqa: E731
-        yield from self._note(name, [key for key in own if key not in PASSING], read)
+        name = f"{label} ({kind.__name__})" if isinstance(label, str) else kind.__name__
+        yield from self._note_items(name, own, PASSING)
         users = [base for base in kind.__mro__ if _is_users(base)]
         if slots := [slot for base in users for slot in vars(base).get("__slots__", ())]:
             yield from self._note(name, slots, lambda: [getattr(thing, slot, None) for slot in slots])
@@ -145,6 +142,13 @@ class Watch:
         self.codes.update(thing.__code__ for thing in read() if isinstance(thing, types.FunctionType))
         keys = [*names, *function.__code__.co_freevars, "defaults", "defaults", "attributes"]
         return self._note(f"{function.__name__}()", keys, read)
+
+    def _note_items(self, name: str, items: dict[Any, Any], but: set[str]) -> Iterable[tuple[str, Any]]:
+        """Notes the values of a dictionary but for some keys."""
+        if but.isdisjoint(items):  # as nearly always
+            return self._note(name, items.keys(), items.values)
+        keys = [key for key in items if key not in but]
+        return self._note(name, keys, lambda: [value for key, value in items.items() if key not in but])
 
     def _note(self, name: str, keys: Iterable[Any], read: Callable[[], Iterable[Any]]) -> Iterable[tuple[str, Any]]:
         names, were = [f"{key} of {name}" for key in keys], [*read()]
