@@ -13,8 +13,7 @@ from PIL import Image
 
 from keras_examples.data import Images, load, status
 from keras_examples.examples import EXAMPLES
-from keras_examples.show.images import read_digit, read_photo
-from keras_examples.show.sampling import names_of, probabilities
+from keras_examples.show.sampling import names_of, probabilities, reader_for
 
 DRAWING = 1_000_000  # bytes of base64
 BAR = (
@@ -93,15 +92,17 @@ def seen(model: keras.Sequential, metadata: dict[str, Any], file: str | None) ->
     if not file:
         shares, top = dict.fromkeys(names, 0.0), SEEN.format(picture="", words="", note="")
     else:
-        shares = probabilities(model, metadata, file)
-        digit = len(model.input_shape) == 3
-        pixels = 255 - read_digit(file) if digit else read_photo(file)
+        pixels = reader_for(model)(file)
+        shares = dict(zip(names, probabilities(model, pixels[None])[0].tolist()))
+        digit = pixels.ndim == 2
         best = max(shares, key=lambda name: shares[name])
         article = "an" if best[0] in "aeiou" else "a"
         words = f"Reads {best}" if digit else f"Sees {article} {best}"
         words = f"{html.escape(words)}, {100 * shares[best]:.0f} % sure"
         size = f"{pixels.shape[1]}×{pixels.shape[0]}"
-        picture = PICTURE.format(url=data_url(pixels), alt=f"What the network saw, {size} pixels", width=84)
+        picture = PICTURE.format(
+            url=data_url(255 - pixels if digit else pixels), alt=f"What the network saw, {size} pixels", width=84
+        )
         top = SEEN.format(picture=picture, words=words, note=f"On the left what the network saw, {size} pixels.")
     return top + "".join(BAR.format(name=html.escape(name), value=value) for name, value in shares.items())
 

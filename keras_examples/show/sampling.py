@@ -58,7 +58,7 @@ def _classify_own(example: str, images: Sequence[str], echo: Echo, path: str | N
     wide, title = max(map(len, names)), f"{example} (trained on {report['data']} data)"
     echo(f"{title}, weights {report['weights']}")
     captions = []
-    for entry, pixels, shares in zip(read, x, _probabilities(model, x)):
+    for entry, pixels, shares in zip(read, x, probabilities(model, x)):
         guess = int(shares.argmax())
         entry |= {"predicted": names[guess], "probability": float(shares[guess])}
         entry |= {"probabilities": dict(zip(names, shares.tolist()))}
@@ -139,16 +139,13 @@ def continue_text(
     return {"example": example, "data": metadata["data"], "texts": texts, "weights": str(source)}
 
 
-def probabilities(model: keras.Sequential, metadata: dict[str, Any], image: str | Path) -> dict[str, float]:
-    """The probability, 0–1, of each class for one picture, see `images`; the metadata names the classes."""
-    return dict(zip(names_of(metadata), _probabilities(model, _reader(model)(image)[None])[0].tolist()))
-
-
-def _probabilities(model: keras.Sequential, x: np.ndarray) -> np.ndarray:
+def probabilities(model: keras.Sequential, x: np.ndarray) -> np.ndarray:
+    """The probability, 0–1, of each class for pictures as `reader_for` reads them: `(N, 10)` float32."""
     return keras.ops.convert_to_numpy(keras.ops.softmax(model(x, training=False)))
 
 
-def _reader(model: keras.Sequential) -> Callable[[str | Path], np.ndarray]:
+def reader_for(model: keras.Sequential) -> Callable[[str | Path], np.ndarray]:
+    """What reads a picture from a file as a model takes it, see `images`."""
     return read_digit if len(model.input_shape) == 3 else read_photo
 
 
@@ -197,7 +194,7 @@ def _own(
     errors, seen = [], []
     for entry in entries:
         try:
-            seen.append(_reader(model)(entry["image"]))
+            seen.append(reader_for(model)(entry["image"]))
         except (OSError, ValueError) as error:
             errors.append(error)
             entry["error"] = str(error)
