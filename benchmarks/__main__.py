@@ -2,6 +2,7 @@
 
 \b
 python -m benchmarks throughput --examples mnist-linear,charrnn --peers ours,pytorch --plot chart.png
+python -m benchmarks models --plot models.png
 python -m benchmarks startup
 python -m benchmarks processes
 python -m benchmarks growth
@@ -18,6 +19,7 @@ meets all of them, and the median round counts. Ratios are ours over the peer's;
 """
 
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -33,11 +35,13 @@ from typing import Any
 import click
 
 from benchmarks.contest import alternate, by_figure, repeat
+from benchmarks.models import BY_HAND, MODELS
 from benchmarks.workloads import WORKLOADS
 from keras_examples.commands import DefaultCommands
 from keras_examples.files import whole_file
 
 PEERS = ["ours", "keras-torch", "keras-jax", "keras-tensorflow", "pytorch", "pytorch-compile"]
+ON_GPUS = "ours-cuda-graph"
 CORPUS = "corpus"
 
 
@@ -54,6 +58,7 @@ def _rounds(default: int) -> Callable[[Any], Any]:
     return click.option("--rounds", type=click.IntRange(1), default=default, show_default=True, help="Turns of each.")
 
 
+_plot = click.option("--plot", type=click.Path(dir_okay=False), help="Where to draw a chart (PNG).")
 _json = click.option("--json", "path", type=click.Path(dir_okay=False), help="Where to write all measurements.")
 
 
@@ -68,11 +73,11 @@ def main() -> None:
 
 @main.command()
 @_names("--examples", [*WORKLOADS], "Example ids.")
-@_names("--peers", PEERS, "Whom to compare.")
+@_names("--peers", [*PEERS, ON_GPUS], "Whom to compare.", ",".join(PEERS))
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @_rounds(5)
 @_json
-@click.option("--plot", type=click.Path(dir_okay=False), help="Where to draw a chart (PNG).")
+@_plot
 def throughput(
     examples: list[str], peers: list[str], precision: str, rounds: int, path: str | None, plot: str | None
 ) -> None:
@@ -93,6 +98,40 @@ def throughput(
         from benchmarks.chart import draw
 
         draw(plot, f"Training step, {precision}", values, about)
+
+
+@main.command()
+@_names("--models", [*MODELS], "Names of models.")
+@_names(
+    "--peers", ["ours", "keras-torch", "keras-jit", "pytorch", ON_GPUS], "Whom to compare.", "ours,keras-torch,pytorch"
+)
+@_rounds(5)
+@_json
+@_plot
+def models(models: list[str], peers: list[str], rounds: int, path: str | None, plot: str | None) -> None:
+    """Twelve models that are not ours: accelerated, in stock Keras with and without jit_compile, six by hand.
+
+    A first step is one of a new model, and the peak that of its process.
+    """
+    figures = ["s the first step", "ms a step", "peak MB"]
+
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in models:
+            present = [peer for peer in peers if peer != "pytorch" or name in BY_HAND]
+            for figure, turns in by_figure(figures, alternate(["model", name], present, rounds)):
+                yield f"{name}, {figure}", turns
+
+    values, about = _report("models of others", peers, ["keras-torch", "pytorch"], rows(), rounds, path)
+    for figure, peer in itertools.product(figures, peers[1:]):
+        medians = [_medians(row) for name, row in values.items() if name.endswith(figure)]
+        if ratios := [row["ours"] / row[peer] for row in medians if {"ours", peer} <= row.keys()]:
+            middle, highest = statistics.median(ratios), max(ratios)
+            click.echo(f"{figure}, ours / {peer}: median {middle:.2f} of {len(ratios)}, highest {highest:.2f}")
+    if plot:
+        from benchmarks.chart import draw
+
+        steps = {name.split(",")[0]: row for name, row in values.items() if name.endswith(figures[1])}
+        draw(plot, "Training step, float32", steps, about, base="keras-torch")
 
 
 @main.command()
@@ -230,7 +269,7 @@ def _report(
     click.echo("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
     values = {}
     for name, values[name] in rows:
-        medians = {peer: statistics.median(turns) for peer, turns in values[name].items() if not isinstance(turns, str)}
+        medians = _medians(values[name])
         others = [median for peer, median in medians.items() if not peer.startswith(("ours", "limit"))]
         medians["best"] = better(others, default=math.nan)
         cells = [_cell(medians[peer]) if peer in medians else values[name].get(peer, "–") for peer in peers]
@@ -250,6 +289,10 @@ def _report(
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
     return values, line
+
+
+def _medians(turns: dict[str, Any]) -> dict[str, float]:
+    return {peer: statistics.median(of_peer) for peer, of_peer in turns.items() if not isinstance(of_peer, str)}
 
 
 def _cell(value: float) -> str:

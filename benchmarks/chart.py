@@ -11,19 +11,24 @@ import matplotlib.pyplot as plt
 
 from keras_examples.files import whole_file
 
-PEERS = "ours ours-float32 keras-torch keras-jax keras-tensorflow pytorch pytorch-compile limit".split()
+BASES = {"pytorch": "PyTorch by hand", "keras-torch": "stock Keras"}
+PEERS = (
+    "ours ours-cuda-graph ours-float32 keras-torch keras-jit keras-jax keras-tensorflow pytorch pytorch-compile limit"
+)
 # Okabe and Ito's, told apart by colour-blind eyes
-COLOURS = dict(zip(PEERS, "#d55e00 #cc79a7 #e69f00 #0072b2 #56b4e9 #000000 #009e73 #999999".split()))
+COLOURS = "#d55e00 #f0e442 #cc79a7 #e69f00 #0072b2 #0072b2 #56b4e9 #000000 #009e73 #999999"
+COLOUR = dict(zip(PEERS.split(), COLOURS.split()))
 
 
-def draw(path: str, title: str, values: dict[str, dict[str, Any]], about: str) -> None:
-    """Draws a panel for each example, in it a bar for each peer, from 1 to its time over `pytorch`'s, on a log axis.
+def draw(path: str, title: str, values: dict[str, dict[str, Any]], about: str, base: str = "pytorch") -> None:
+    """Draws a panel for each example, in it a bar for each peer, from 1 to its time over that of `base`, on a log axis.
 
     Args:
         path: PNG file to write.
         title: What was measured.
         values: For each example and peer, the milliseconds of each round or why there are none.
         about: Small print.
+        base: The peer whose time is 1.
 
     Raises:
         OSError: the file cannot be written.
@@ -35,14 +40,14 @@ def draw(path: str, title: str, values: dict[str, dict[str, Any]], about: str) -
     )
     for axis, (example, measured) in zip(axes.flat, values.items()):
         medians = {peer: statistics.median(turns) for peer, turns in measured.items() if not isinstance(turns, str)}
-        base = medians.get("pytorch")
+        unit = medians.get(base)
         for row, (peer, turns) in enumerate(measured.items()):
-            ratio = medians[peer] / base if base and peer in medians else 1
-            label = turns.split(":")[0] if isinstance(turns, str) else f"{ratio:.2f}" if base else "–"
-            axis.barh(row, ratio - 1, left=1, color=COLOURS[peer])
+            ratio = medians[peer] / unit if unit and peer in medians else 1
+            label = turns.split(":")[0] if isinstance(turns, str) else f"{ratio:.2f}" if unit else "–"
+            axis.barh(row, ratio - 1, left=1, color=COLOUR[peer])
             axis.annotate(label, (max(ratio, 1), row), (4, 0), textcoords="offset points", va="center", fontsize=7)
         axis.set_yticks(range(len(measured)), [*measured], fontsize=7)
-        axis.set_title(f"{example}, {base:,.4g} ms by hand" if base else example, loc="left", fontsize=9, pad=2)
+        axis.set_title(f"{example}, {unit:,.4g} ms in {base}" if unit else example, loc="left", fontsize=9, pad=2)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set(xscale="log", ylim=(len(measured) - 0.5, -0.5))
         axis.xaxis.set_major_formatter("{x:g}")
@@ -52,7 +57,7 @@ def draw(path: str, title: str, values: dict[str, dict[str, Any]], about: str) -
         axis.grid(axis="x", color="#dddddd")
         axis.set_axisbelow(True)
     axes[0, 0].margins(x=0.08)
-    figure.suptitle(f"{title}: time over that of PyTorch by hand, less is faster", fontsize=11)
+    figure.suptitle(f"{title}: time over that of {BASES[base]}, less is faster", fontsize=11)
     figure.supxlabel("\n".join(textwrap.wrap(about, 120)), fontsize=7)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -1,5 +1,6 @@
 """Peers that take turns, each in a process of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -25,7 +26,7 @@ def alternate(job: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
     workers = {}
     measured: dict[str, Any] = {}
     with ExitStack() as stack:
-        for peer in peers:  # one after the other, so that none warms up while another does
+        for peer in peers:
             backend = BACKENDS.get(peer, "torch")
             if not find_spec(backend):
                 measured[peer] = "not installed"
@@ -38,19 +39,22 @@ def alternate(job: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
                 text=True,
             )
             stack.enter_context(workers[peer])
-            measured[peer] = _answer(workers[peer])  # an empty list, once it is ready
+        for peer, worker in workers.items():  # one after the other, so that none warms up while another does
+            measured[peer] = _turn(worker)  # an empty list, once it is ready
         for _ in range(rounds):
             for peer, worker in workers.items():
                 if isinstance(measured[peer], str):
                     continue
-                print(file=worker.stdin, flush=True)
-                answer = _answer(worker)
+                answer = _turn(worker)
                 measured[peer] = answer if isinstance(answer, str) else [*measured[peer], answer]
     return measured
 
 
-def _answer(worker: subprocess.Popen[str]) -> Any:
+def _turn(worker: subprocess.Popen[str]) -> Any:
+    assert worker.stdin
     assert worker.stdout
+    with contextlib.suppress(BrokenPipeError):  # of one that has ended
+        print(file=worker.stdin, flush=True)
     line = worker.stdout.readline()
     return json.loads(line) if line else f"failed: ended with status {worker.wait()}"
 

@@ -13,7 +13,7 @@ from keras_examples import models
 from keras_examples.data.batches import ImageBatches, TextBatches
 
 
-def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[..., None]:
+def epoch(workload: Workload, precision: str, accelerated: bool, cuda_graph: bool = False) -> Callable[..., None]:
     """Builds the model; returns a function that trains an epoch, or several in one `fit`, `mark` called after each."""
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else precision)
     text = workload.builder == "char_lstm"
@@ -25,7 +25,7 @@ def epoch(workload: Workload, precision: str, accelerated: bool) -> Callable[...
     if accelerated:
         from keras_examples.acceleration import accelerate
 
-        accelerate(model)
+        accelerate(model, cuda_graph=cuda_graph)
     x, y = workload.data()
     batches = (
         TextBatches(x, workload.input_shape[0], workload.batch_size, seed=0)

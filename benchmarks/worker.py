@@ -1,9 +1,10 @@
 """One peer at one job in a process of its own: for each line on standard input, one measurement on standard output.
 
-An empty list says that it is ready, and a string why it cannot go on.
+The first, an empty list, says that it is ready, and a string why it cannot go on.
 """
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -33,6 +34,11 @@ def measurement(peer: str, job: str, *arguments: str) -> Callable[[], float | li
                 return pytorch_peer.limit(workload, arguments[1])
             epoch = training(peer, workload, arguments[1])
             return timed(epoch, lambda seconds: seconds / workload.steps * 1e3)
+        case "model":
+            from benchmarks import models
+
+            turn = models.training(peer, *arguments)
+            return lambda: [*turn(), peak() / 1e6]
         case "startup":
             startup(peer, *arguments)
             return lambda: startup(peer, *arguments)
@@ -147,7 +153,8 @@ def training(peer: str, workload: Workload, precision: str) -> Callable[..., obj
 
     warnings.filterwarnings("error", message=".*not accelerated.*")
     ours = peer.startswith("ours")
-    return keras_peer.epoch(workload, "float32" if peer == "ours-float32" else precision, accelerated=ours)
+    precision = "float32" if peer == "ours-float32" else precision
+    return keras_peer.epoch(workload, precision, accelerated=ours, cuda_graph=peer == "ours-cuda-graph")
 
 
 def sampler(peer: str) -> Callable[[], object]:
@@ -184,6 +191,10 @@ def drawing() -> Callable[[], object]:
 
 def main() -> None:
     try:
+        importlib.import_module(
+            "torch" if sys.argv[1].startswith(("pytorch", "limit")) else "keras"
+        )  # as others do now
+        sys.stdin.readline()
         measure = measurement(*sys.argv[1:])
         print("[]", flush=True)
         for _ in sys.stdin:

@@ -48,6 +48,7 @@ def reported(example: str) -> Decorator:
                 take_any_character(stream)
             # Keras turns torch's tensors into arrays in a way that NumPy will drop.
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            warnings.filterwarnings("ignore", "RNN module weights")  # cuDNN's kernel puts them together at each step
             shown = sys.stderr if as_json else sys.stdout
             try:
                 if "device" in arguments:  # Keras reads its device once, when it is imported

@@ -49,6 +49,7 @@ def set_seed(seed: int) -> None:
         import torch
 
         torch.manual_seed(seed)
+        torch.backends.cudnn.deterministic = True  # or the same seed would give other weights on a GPU
 
 
 def _on_torch(requested: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import keras_examples  # noqa: F401  chooses torch before any test imports Keras
@@ -13,6 +14,9 @@ from keras_examples.data import DATASETS
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "datasets"
+
+torch.backends.cudnn.allow_tf32 = False  # whose products of 10 bits no comparison of a test allows for
+on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="not so on a GPU")
 
 for name, row in DATASETS.items():  # making a stand-in takes a second or two, which every test would wait for
     stand_in = row.stand_in._replace(make=functools.cache(row.stand_in.make))

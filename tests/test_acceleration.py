@@ -52,6 +52,7 @@ def assert_same_as_stock(run, rtol=1e-4, atol=1e-5):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*not accelerated.*")
             warnings.filterwarnings("error", module="keras_examples")
+            warnings.filterwarnings("ignore", message="RNN module weights")  # on GPUs
             results.append(run(accelerated))
     stock, ours = map(keras.tree.flatten, results)
     assert len(stock) == len(ours)
@@ -160,7 +161,8 @@ def test_plain_optimizers_and_crossentropy_take_few_operations(name):
     with Operations() as run:
         model.train_on_batch(X, Y)
     assert {"_fused_adamw_", "_fused_sgd_"} & run.names
-    assert not {"sqrt", "nll_loss_forward"} & run.names
+    assert "sqrt" not in run.names
+    assert torch.cuda.is_available() or "nll_loss_forward" not in run.names
 
 
 class Pairs(keras.utils.PyDataset):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+from conftest import on_cpu
 from keras import layers, ops
 from test_acceleration import X, Y, compiled, dense, small, state
 
@@ -87,14 +88,15 @@ class KeepsBatches(keras.metrics.Metric):
 LEAVES = {
     "float()": lambda layer, x: x * float(x.detach().mean()),
     "tolist": lambda layer, x: x * sum(x.detach().flatten().tolist()),
-    "numpy": lambda layer, x: x * x.detach().numpy().mean(),
-    "an array of it": lambda layer, x: x * np.asarray(x.detach()).mean(),
+    "numpy": lambda layer, x: x * x.detach().cpu().numpy().mean(),
+    "an array of it": lambda layer, x: x * np.asarray(x.detach().cpu()).mean(),
     "text": lambda layer, x: x * float(f"{x.detach().mean():.3f}"),
     "a branch": lambda layer, x: x * 2 if x.sum() > 0 else x * 3,
     "a comparison": lambda layer, x: x * (2 if torch.equal(x, x.abs()) else 3),
     "a shape": lambda layer, x: x + len(torch.unique(x.detach().round())),
     "Python's random numbers": lambda layer, x: x * random.random(),
-    "a generator of torch's": lambda layer, x: x * torch.rand(6, generator=layer.generator),
+    "a generator of torch's": lambda layer, x: x * torch.rand(6, generator=layer.generator, device=x.device),
+    "bare memory": lambda layer, x: x * x.new_empty(0).set_((x * 2).detach().untyped_storage()).mean(),
     "a counter": lambda layer, x: x * next(layer.counter) / 10,
 }
 
@@ -102,7 +104,7 @@ LEAVES = {
 @pytest.mark.parametrize("function", LEAVES.values(), ids=LEAVES.keys())
 def test_what_a_recording_cannot_follow_stays_stock_keras(function):
     def run(prepare):
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(ops.ones(()).device).manual_seed(0)
         return trained(prepare, Apply(function, generator=generator, counter=itertools.count(1)))
 
     assert both(run)
@@ -170,7 +172,7 @@ CHANGES = {
     "activation": lambda model: setattr(model.layers[0], "activation", keras.activations.tanh),
     "regularizer": lambda model: setattr(model.layers[0], "kernel_regularizer", keras.regularizers.L2(0.1)),
     "constraint": lambda model: setattr(model.layers[0].kernel, "constraint", keras.constraints.NonNeg()),
-    "the tensor of a variable": lambda model: setattr(model.layers[0].kernel.value, "data", torch.ones(6, 8)),
+    "the tensor of a variable": lambda model: setattr(model.layers[0].kernel.value, "data", ops.ones((6, 8))),
     "clipping": lambda model: setattr(model.optimizer, "clipnorm", 0.01),
     "momentum": lambda model: setattr(model.optimizer, "momentum", 0.5),
 }
@@ -250,15 +252,15 @@ def test_modules_of_torch():
         model = prepare(compiled(small(layers.TorchModuleWrapper(module, output_shape=(None, 6))), "sgd"))
         before = fit(model)
         module.drop.p = 0.0
-        return before, fit(model), [value.detach().numpy() for value in module.state_dict().values()]
+        return before, fit(model), [ops.convert_to_numpy(value) for value in module.state_dict().values()]
 
     both(run)
 
 
 def test_tensors_around_a_layer():
     def run(prepare):
-        tensor = torch.ones(6)
-        return trained(prepare, Apply(lambda layer, x: x * add_in_place(tensor))), tensor.numpy()
+        tensor = ops.ones(6)
+        return trained(prepare, Apply(lambda layer, x: x * add_in_place(tensor))), ops.convert_to_numpy(tensor)
 
     both(run)
 
@@ -338,6 +340,7 @@ def test_a_step_that_an_instance_gets_later():
     ],
     ids=["CategoryEncoding", "Embedding", "one_hot"],
 )
+@on_cpu
 def test_numbers_out_of_range_are_errors_as_in_stock_keras(layer, wrong):
     ids = np.random.default_rng(1).integers(0, 5, (64, 3)).astype("int32")
     ids[40, 1] = wrong
@@ -347,6 +350,7 @@ def test_numbers_out_of_range_are_errors_as_in_stock_keras(layer, wrong):
         model.predict(ids, batch_size=16, verbose=0)
 
 
+@on_cpu
 def test_labels_that_torch_ignores():
     labels = Y.copy()
     labels[40] = -100

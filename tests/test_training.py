@@ -4,6 +4,7 @@ import signal
 import pytest
 
 from keras_examples import load_mnist, weights
+from keras_examples.devices import choose
 from keras_examples.examples import EXAMPLES
 from keras_examples.show.reports import fitted
 from keras_examples.training import evaluate, fit
@@ -28,7 +29,7 @@ def test_the_loss_falls_and_the_figures_come_back_on_evaluation(example):
     assert losses[1] < losses[0]
     assert "synthetic" in lines[0]
     assert report["weights"].endswith(f"{example}-synthetic.weights.h5")
-    assert (report["samples"], report["epochs"], report["device"]) == (1500, 2, "cpu")
+    assert (report["samples"], report["epochs"], report["device"]) == (1500, 2, choose().name)
     again = evaluate(example, data="synthetic")
     assert again["loss"] == pytest.approx(report["loss"], rel=1e-6)
     assert again["accuracy"] == report["accuracy"]

@@ -71,6 +71,7 @@ class Recorder(TorchDispatchMode):
         self.reason, self.work, self.rough, self.paused = "", 0, False, False
         self.update: Callable[[], None] | None = None  # what the optimizer was called for, until the step is over
         self.updated: set[int] = set()  # storages that it will change
+        self.opaque: set[Node] = set()  # nodes of tensors that nobody can make again
         self.seeds: dict[int, Node] = {}  # nodes of the seeds that Keras read out of a tensor
         self.objects: dict[Any, Node] = {}  # nodes of what is no tensor: generators that it made of them, and tapes
         self.on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
@@ -117,6 +118,8 @@ class Recorder(TorchDispatchMode):
     def _write_down(self, operation: Any, args: Any, kwargs: Any) -> Any:
         if operation is aten.lift_fresh.default:
             return self._lift(operation(*args))
+        if operation is aten.set_.source_Storage:
+            return self._look(operation(*args))
         self.codes.update(frame.f_code for frame, _ in frames(sys._getframe(2)))
         tensors = list(flat((args, kwargs)))
         nodes = [self.node(tensor) for tensor in tensors]
@@ -125,10 +128,14 @@ class Recorder(TorchDispatchMode):
         literal = name in BY_SHAPE or (not random and all(map(self._is_literal, nodes)))
         if self.updated and any(node.meta["root"].meta.get("storage") in self.updated for node in nodes):
             self.fail("it reads weights after they were updated")
+        elif not self.opaque.isdisjoint(nodes):
+            self.fail("it computes with memory that was no tensor before")
         elif name in READS_MEMORY or (Tag.data_dependent_output in tags and not literal):
             self.fail("Python reads the values of a tensor")
         elif Tag.dynamic_output_shape in tags and not literal and (name != "index" or _has_mask(args[1])):
             self.fail(f"the shape that torch's {name} returns depends on values")
+        if operation is aten._cudnn_rnn.default and args[3] is None and len(args[1]) == args[2]:
+            args = (*args[:3], self._side_by_side(args[1]), *args[4:])
         written, shares = _effects(operation, name in NORMS and args[5])
         for place in written:
             for tensor in flat(args[place] if isinstance(place, int) else kwargs.get(place)):
@@ -169,6 +176,21 @@ class Recorder(TorchDispatchMode):
                 literal.meta["held"] = tensor.clone()
             self._name(tensor, self.graph.call_function(aten.clone.default, (literal,)), None, True)
         return tensor
+
+    def _look(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Takes note of a tensor made of bare memory, as cuDNN does to see whether weights lie side by side."""
+        if tensor.untyped_storage()._cdata in self.outside:
+            self._hold(tensor)
+        else:
+            self.opaque.add(self.node(tensor))
+        return tensor
+
+    def _side_by_side(self, weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Joins one layer's weights, as cuDNN would itself, with a warning each time."""
+        if not all(map(torch.Tensor.is_contiguous, weights)):
+            return None
+        vectors = [self._write_down(aten.view.default, (weight, [-1]), {}) for weight in weights]
+        return self._write_down(aten.cat.default, (vectors,), {})
 
     def _write(self, root: Node) -> None:
         if root.op == "placeholder" and root not in self.written:
