@@ -11,6 +11,14 @@ from keras_examples.acceleration.recording import Recorder
 from keras_examples.acceleration.rewrites import finished
 
 STEPS, FEATURES, UNITS = 7, 5, 12
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(recurrent, "LONG", 0)
+    monkeypatch.setattr(recurrent, "LARGE", 0)
+
+
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
 
@@ -53,8 +61,9 @@ def test_parts_agree_with_the_whole_also_when_the_last_is_smaller(dtype, samples
         torch.testing.assert_close(part, whole, rtol=close, atol=close * float(whole.detach().abs().max()))
 
 
-@pytest.mark.parametrize(("samples", "units"), [(8, UNITS), (32, 257)])
-def test_few_samples_and_wide_layers_stay_whole(samples, units):
+@pytest.mark.parametrize(("samples", "units", "long"), [(8, UNITS, 0), (32, 257, 0), (32, UNITS, STEPS + 1)])
+def test_few_samples_wide_layers_and_short_sequences_stay_whole(samples, units, long, monkeypatch):
+    monkeypatch.setattr(recurrent, "LONG", long)
     given = inputs(samples, units=units)
     _, operations = record(given)
     assert lstm_kernel in operations

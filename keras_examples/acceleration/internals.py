@@ -7,12 +7,16 @@ import sys
 import torch
 from keras.src.backend.common.global_state import get_global_attribute  # Keras's generator where no seed is given
 from keras.src.backend.torch.random import torch_seed_generator  # from a Keras seed to a generator of torch's
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter  # its batches, without a `DataLoader`
+from keras.src.trainers.data_adapters.array_data_adapter import (
+    ArrayDataAdapter,
+)  # their batches, without a `DataLoader`
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation that reaches a kernel
 from torch.utils.flop_counter import flop_registry  # counts the work of an operation by its shapes
 from torch.utils.weak import WeakTensorKeyDictionary  # knows a tensor again that comes back from the backward pass
 
-__all__ = ["PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary", "flop_registry", "get_global_attribute"]
+__all__ = ["ArrayDataAdapter", "PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary"]
+__all__ += ["flop_registry", "get_global_attribute"]
 
 aten = torch.ops.aten
 seeding = inspect.unwrap(torch_seed_generator).__code__

@@ -57,7 +57,7 @@ def finished(recorder: Recorder, results: Sequence[torch.Tensor]) -> tuple[Calla
     rewrites += [_scale_in_place, _lay_out_gradients, in_parts, _call_directly]
     for rewrite in rewrites:
         rewrite(graph, written)
-        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or node.meta.get("impure", False))
+        _drop_unused(graph)
     for node in graph.find_nodes(op="placeholder"):
         if not (node.users or node.meta["input"]):
             graph.erase_node(node)
@@ -68,13 +68,22 @@ def finished(recorder: Recorder, results: Sequence[torch.Tensor]) -> tuple[Calla
     return partial(names["forward"], None), held, [place.meta["held"] for place in places]
 
 
+def _drop_unused(graph: Graph) -> None:
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not (node.users or node.meta.get("impure")):
+            graph.erase_node(node)
+
+
 def _late_assignments(graph: Graph, written: set[Node]) -> tuple[list[Node], list[Node]]:
     """Takes assignments that nothing in the step reads out of it: a step that fails has then changed nothing."""
     order = {node: i for i, node in enumerate(graph.nodes)}
+    sharing: dict[Node, list[Node]] = {}
+    for node in order:
+        sharing.setdefault(node.meta.get("root"), []).append(node)
     last: dict[Node, Node] = {}
     for copy in graph.find_nodes(op="call_function", target=aten.copy_.default):
         place, value = copy.args[:2]
-        mine = [node for node in order if node.meta.get("root") is place.meta["root"]] if place in written else []
+        mine = sharing[place.meta["root"]] if place in written else []
         uses = [user for node in mine for user in node.users]
         early = all(order[user] <= order[copy] for user in uses) and not any(
             u.meta.get("impure") for u in uses if u is not copy
