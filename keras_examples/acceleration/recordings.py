@@ -17,7 +17,7 @@ from keras_examples.acceleration.rewrites import finished
 SMALL = 1e7  # floating-point operations, for which it takes longer to wake threads than to do them
 CLOSE = {torch.float64: 1e-5, torch.float32: 2e-3}  # of a tensor's largest number
 ROUGHLY = 0.1  # for types of lower precision, and what was computed with them
-FREE, COST = 4, 12  # recordings that need not pay, and the stock steps that one takes, more or less
+FREE, COST = 2, 12  # recordings that need not pay, and the stock steps that one takes, more or less
 OFTEN, KINDS = 3, 3200  # batches of a kind, after which it is worth recording; kinds that are counted
 NOISE = 1e-5  # of the largest gradient: one that is no more should be zero
 

@@ -141,9 +141,10 @@ def _repeated(node: Node, written: set[Node]) -> Node | None:
         if all(_is_call(user, aten.unsqueeze.default) and _picks(user) for user in node.users):
             node.args = args[0].args
         return None
-    elif target is aten.eq.Tensor and all(_is_cast_of_whole(arg, written) for arg in args):
-        if any(_is_place(arg.args[0]) for arg in args):
-            node.args = tuple(arg.args[0] for arg in args)
+    elif target is aten.eq.Tensor:
+        before = tuple(arg.args[0] if _is_cast_of_whole(arg, written) else arg for arg in args)
+        if all(arg.meta["val"].dtype in WHOLE for arg in before) and any(map(_is_place, before)):
+            node.args = before
         return None
     else:
         return None
