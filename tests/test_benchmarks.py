@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
@@ -23,8 +24,8 @@ def benchmark(*arguments, code=0, **environment):
 def table(tmp_path, *arguments):
     """Runs a round; returns the cells of header and rows, after checking the last line and the JSON file."""
     path = tmp_path / "report.json"
-    *lines, empty, about = benchmark(*arguments, "--rounds", "1", "--json", str(path)).stdout.splitlines()
-    assert empty == ""
+    output = benchmark(*arguments, "--rounds", "1", "--json", str(path)).stdout.splitlines()
+    lines, about = output[: output.index("")], output[output.index("") + 1]
     assert "threads " in about
     assert about.endswith("rounds 1")
     header, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -42,15 +43,31 @@ def table(tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_throughput_of_peers_installed_or_not(tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_throughput_of_peers_installed_or_not(tmp_path, precision):
+    if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 products, and takes minutes")
     chart = tmp_path / "chart.png"
-    options = "--examples", "mnist-mlp", "--peers", "ours,keras-jax,pytorch", "--precision", "bfloat16"
+    options = "--examples", "mnist-mlp", "--peers", "ours,keras-jax,pytorch", "--precision", precision
     header, rows = table(tmp_path, "throughput", *options, "--plot", str(chart))
-    ratios = ["ours / ours-float32", "ours / pytorch", "ours / best", "ours / limit"]
-    assert header == ["ms a step, bfloat16", "ours", "keras-jax", "pytorch", "ours-float32", "limit", *ratios]
+    ratios, also = ["ours / pytorch", "ours / best", "ours / limit"], []
+    if precision == "bfloat16":
+        ratios, also = ["ours / ours-float32", *ratios], ["ours-float32"]
+    assert header == [f"ms a step, {precision}", "ours", "keras-jax", "pytorch", *also, "limit", *ratios]
     assert [row[0] for row in rows] == ["mnist-mlp"]
     assert (rows[0][2] == "not installed") == (find_spec("jax") is None)
     assert all(float(cell.replace(",", "")) > 0 for cell in [rows[0][1], *rows[0][3:]])
+    assert Image.open(chart).format == "PNG"
+
+
+@pytest.mark.slow
+def test_models_of_others(tmp_path):
+    chart = tmp_path / "chart.png"
+    options = "--models", "lstm-l2,vae", "--peers", "ours,keras-torch,pytorch", "--plot", str(chart)
+    header, rows = table(tmp_path, "models", *options)
+    assert header == ["models of others", "ours", "keras-torch", "pytorch", "ours / keras-torch", "ours / pytorch"]
+    assert [row[0] for row in rows[:3]] == ["lstm-l2, s the first step", "lstm-l2, ms a step", "lstm-l2, peak MB"]
+    assert rows[3][3] == "–"  # of the vae there is none by hand
     assert Image.open(chart).format == "PNG"
 
 

@@ -127,7 +127,11 @@ def test_find_prefers_what_was_asked_for_then_trained_on_real_data_then_shipped_
 ):
     shipped = tmp_path / "shipped" / "mnist-cnn.safetensors"
     monkeypatch.setattr(weights, "shipped", lambda name: shipped)
-    assert str(weights.find("mnist-cnn", "given.keras")) == "given.keras"
+    given = tmp_path / "given.keras"
+    with pytest.raises(FileNotFoundError, match="No such weights file"):
+        weights.find("mnist-cnn", given)
+    given.touch()
+    assert weights.find("mnist-cnn", str(given)) == given
     with pytest.raises(FileNotFoundError, match=r"Train first \(`python cli.py mnist --arch cnn`\)"):
         weights.find("mnist-cnn", folder=tmp_path)
     synthetic = weights.default_path("mnist-cnn", "synthetic", tmp_path)

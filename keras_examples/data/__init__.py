@@ -145,9 +145,9 @@ def _have(name: str, data: str, data_dir: str | Path) -> bool:
     try:
         fetch(name, data_dir)
     except OSError as error:
-        if data == "real":
-            raise type(error)(f"{lacking(name, data_dir, missing)} {error}") from error
         reasons = [lacking(name, data_dir, missing if state == "incomplete" else ())]
+        if data == "real":
+            raise type(error)(" ".join(filter(None, [*reasons, str(error)]))) from error
         reasons += [str(error)] * (not isinstance(error, DownloadError))
         reasons += [f"Could not download {name}; using made-up data ({DATASETS[name].stand_in.name})."]
         click.echo(f"{' '.join(filter(None, reasons))} Later: `{fetching(name, data_dir)}`", err=True)

@@ -62,9 +62,10 @@ def find(name: str, path: str | Path | None = None, source: str | None = None, f
         source: `real` or `synthetic`: which data it has to be trained on; None for any.
 
     Raises:
-        FileNotFoundError: There are none.
+        OSError: There are none, or they may not be read.
     """
     if path and str(path) != "shipped":
+        formats.check_readable(Path(path))
         return Path(path)
     example = max((example for example in EXAMPLES if name.startswith(example)), key=len)
     candidates = [default_path(name, "real", folder), shipped(name)] * (source != "synthetic")

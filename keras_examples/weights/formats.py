@@ -46,9 +46,8 @@ def check_format(path: str | Path, formats: tuple[str, ...] = FORMATS) -> None:
         raise wrong(path, "Unknown weights format", f"Let the name end in {', '.join(formats[:-1])} or {formats[-1]}.")
 
 
-def read(path: str | Path) -> Content:
-    """Reads a weights file. Raises OSError if it is not there or may not be read, ValueError if it is none."""
-    path = Path(path)
+def check_readable(path: Path) -> None:
+    """Raises OSError if a weights file is not there or may not be read."""
     try:
         if present := path.is_file():
             path.open("rb").close()
@@ -56,6 +55,12 @@ def read(path: str | Path) -> Content:
         raise wrong(path, f"Cannot read {path.name}: {error.strerror}", "Correct its permissions.", OSError) from error
     if not present:
         raise wrong(path, "No such weights file", "Train first, or correct the path.", FileNotFoundError)
+
+
+def read(path: str | Path) -> Content:
+    """Reads a weights file. Raises OSError if it is not there or may not be read, ValueError if it is none."""
+    path = Path(path)
+    check_readable(path)
     check_format(path)
     try:
         return {".h5": _hdf5, ".keras": _archive, ".safetensors": _safetensors}[path.suffix](path)
