@@ -46,7 +46,7 @@ def accelerate(
             from `gradients, states, before, count` to gradients and states. A model that would stay stock Keras raises.
         around_update: What a subclass of SGD or Adam does around its base class's step: called with that step,
             gradients and variables.
-        cuda_graph: Whether to launch a step on an NVIDIA GPU as one CUDA graph; not measured yet, so not the default.
+        cuda_graph: Whether to launch a step on an NVIDIA GPU as one CUDA graph; little measured, so not the default.
 
     Returns:
         The model.
