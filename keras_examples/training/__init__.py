@@ -224,10 +224,9 @@ def evaluate(
     `epochs` (of training), `seconds`, `device`, `backend`, `weights`, `classes`. Raises ValueError for weights of
     another architecture or vocabulary, OSError where there are none or no data.
     """
-    name = weights.run_name(example, text)
-    path = path and weights.find(name, path)  # before the data, which may take a while
+    path = path and weights.find(example, path)  # before the data, which may take a while
     dataset = load(EXAMPLES[example].dataset, data, data_dir, text)
-    path = path or weights.find(name, source=dataset.source)
+    path = path or weights.find(weights.run_name(example, text), source=dataset.source)
     model, metadata = weights.restore(path, example, dataset=dataset)
     task, start = task_of(example), time.perf_counter()
     test = task.split(dataset, 0)[2]
