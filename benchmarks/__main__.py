@@ -34,7 +34,7 @@ from typing import Any
 
 import click
 
-from benchmarks.contest import alternate, by_figure, repeat
+from benchmarks.contest import alternate, by_figure, medians, repeat
 from benchmarks.models import BY_HAND, MODELS
 from benchmarks.workloads import WORKLOADS
 from keras_examples.commands import DefaultCommands
@@ -113,25 +113,26 @@ def models(models: list[str], peers: list[str], rounds: int, path: str | None, p
 
     A first step is one of a new model, and the peak that of its process.
     """
-    figures = ["s the first step", "ms a step", "peak MB"]
+    step = "ms a step"
+    measured: dict[str, dict[str, Any]] = {"s the first step": {}, step: {}, "peak MB": {}}
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for name in models:
             present = [peer for peer in peers if peer != "pytorch" or name in BY_HAND]
-            for figure, turns in by_figure(figures, alternate(["model", name], present, rounds)):
+            for figure, turns in by_figure([*measured], alternate(["model", name], present, rounds)):
+                measured[figure][name] = turns
                 yield f"{name}, {figure}", turns
 
-    values, about = _report("models of others", peers, ["keras-torch", "pytorch"], rows(), rounds, path)
-    for figure, peer in itertools.product(figures, peers[1:]):
-        medians = [_medians(row) for name, row in values.items() if name.endswith(figure)]
-        if ratios := [row["ours"] / row[peer] for row in medians if {"ours", peer} <= row.keys()]:
+    _, about = _report("models of others", peers, ["keras-torch", "pytorch"], rows(), rounds, path)
+    for figure, peer in itertools.product(measured, peers[1:]):
+        found = map(medians, measured[figure].values())
+        if ratios := [row["ours"] / row[peer] for row in found if {"ours", peer} <= row.keys()]:
             middle, highest = statistics.median(ratios), max(ratios)
             click.echo(f"{figure}, ours / {peer}: median {middle:.2f} of {len(ratios)}, highest {highest:.2f}")
     if plot:
         from benchmarks.chart import draw
 
-        steps = {name.split(",")[0]: row for name, row in values.items() if name.endswith(figures[1])}
-        draw(plot, "Training step, float32", steps, about, base="keras-torch")
+        draw(plot, "Training step, float32", measured[step], about, base="keras-torch")
 
 
 @main.command()
@@ -269,11 +270,11 @@ def _report(
     click.echo("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
     values = {}
     for name, values[name] in rows:
-        medians = _medians(values[name])
-        others = [median for peer, median in medians.items() if not peer.startswith(("ours", "limit"))]
-        medians["best"] = better(others, default=math.nan)
-        cells = [_cell(medians[peer]) if peer in medians else values[name].get(peer, "–") for peer in peers]
-        ratios = [medians.get("ours", math.nan) / medians.get(peer, math.nan) for peer in against]
+        found = medians(values[name])
+        others = [median for peer, median in found.items() if not peer.startswith(("ours", "limit"))]
+        found["best"] = better(others, default=math.nan)
+        cells = [_cell(found[peer]) if peer in found else values[name].get(peer, "–") for peer in peers]
+        ratios = [found.get("ours", math.nan) / found.get(peer, math.nan) for peer in against]
         cells += [f"{ratio:.2f}".replace("nan", "–") for ratio in ratios]
         click.echo(f"| {name} | " + " | ".join(cell.split(":")[0] for cell in cells) + " |")
     about = _machine() | {"rounds": rounds}
@@ -289,10 +290,6 @@ def _report(
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
     return values, line
-
-
-def _medians(turns: dict[str, Any]) -> dict[str, float]:
-    return {peer: statistics.median(of_peer) for peer, of_peer in turns.items() if not isinstance(of_peer, str)}
 
 
 def _cell(value: float) -> str:

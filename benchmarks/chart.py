@@ -1,6 +1,5 @@
 """A picture of `throughput`: each peer's time over that of PyTorch by hand."""
 
-import statistics
 import textwrap
 from typing import Any
 
@@ -9,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.contest import medians
 from keras_examples.files import whole_file
 
 BASES = {"pytorch": "PyTorch by hand", "keras-torch": "stock Keras"}
@@ -39,10 +39,10 @@ def draw(path: str, title: str, values: dict[str, dict[str, Any]], about: str, b
         len(rows), 1, figsize=size, height_ratios=rows, sharex=True, squeeze=False, layout="constrained"
     )
     for axis, (example, measured) in zip(axes.flat, values.items()):
-        medians = {peer: statistics.median(turns) for peer, turns in measured.items() if not isinstance(turns, str)}
-        unit = medians.get(base)
+        found = medians(measured)
+        unit = found.get(base)
         for row, (peer, turns) in enumerate(measured.items()):
-            ratio = medians[peer] / unit if unit and peer in medians else 1
+            ratio = found[peer] / unit if unit and peer in found else 1
             label = turns.split(":")[0] if isinstance(turns, str) else f"{ratio:.2f}" if unit else "–"
             axis.barh(row, ratio - 1, left=1, color=COLOUR[peer])
             axis.annotate(label, (max(ratio, 1), row), (4, 0), textcoords="offset points", va="center", fontsize=7)

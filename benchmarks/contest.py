@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -67,6 +68,11 @@ def repeat(job: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
             answers = alternate(job, [peer], 1)[peer]
             measured[peer] = answers if isinstance(answers, str) else measured[peer] + answers
     return measured
+
+
+def medians(turns: dict[str, Any]) -> dict[str, float]:
+    """The median of each peer that was measured."""
+    return {peer: statistics.median(of_peer) for peer, of_peer in turns.items() if not isinstance(of_peer, str)}
 
 
 def by_figure(names: list[str], measured: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.models import CHARACTERS, CLASSES, WORDS, Model
+from benchmarks.pytorch_peer import train
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -113,15 +114,11 @@ def trainer(row: Model, name: str, peer: str) -> Callable[[Any, Any], object]:
 
     def epoch(x: Any, y: Any) -> list[float]:
         x, y = torch.from_numpy(x).to(DEVICE), torch.from_numpy(y).to(DEVICE)
-        totals = torch.zeros(2, device=DEVICE)
-        for chosen in torch.randperm(len(x), device=DEVICE).split(row.batch_size):
+
+        def step(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             loss, metric = loss_and_metric(model(x[chosen]), y[chosen])
-            if isinstance(model, TwoLSTMs):
-                loss = loss + model.penalty()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            totals += torch.stack([loss.detach(), metric]) * len(chosen)
-        return (totals / len(x)).tolist()
+            return loss + model.penalty() if isinstance(model, TwoLSTMs) else loss, metric
+
+        return train(optimizer, step, len(x), row.batch_size, DEVICE)
 
     return epoch

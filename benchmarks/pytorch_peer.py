@@ -91,23 +91,30 @@ def epoch(workload: Workload, precision: str, compiled: bool) -> Callable[[], fl
     if compiled:
         forward = torch.compile(forward)
 
-    def run() -> float:
-        order = torch.randperm(len(x), device=device)
-        totals = torch.zeros(2, device=device)
-        for chosen in order.split(workload.batch_size):
-            inputs = x.index_select(0, chosen)
-            if y is None:
-                targets = (inputs / 255).permute(0, 3, 1, 2)
-            else:
-                targets = y.index_select(0, chosen).flatten().long()
-            loss, metric = forward(inputs, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            totals += torch.stack([loss.detach(), metric]) * len(chosen)
-        return totals[0].item() / len(x)
+    def loss_and_metric(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = x.index_select(0, chosen)
+        targets = (inputs / 255).permute(0, 3, 1, 2) if y is None else y.index_select(0, chosen).flatten().long()
+        return forward(inputs, targets)
 
-    return run
+    return lambda: train(optimizer, loss_and_metric, len(x), workload.batch_size, device)[0]
+
+
+def train(
+    optimizer: torch.optim.Optimizer,
+    loss_and_metric: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    count: int,
+    batch_size: int,
+    device: str,
+) -> list[float]:
+    """Trains an epoch on `count` samples, given to the loss by their places; returns the means of loss and metric."""
+    totals = torch.zeros(2, device=device)
+    for chosen in torch.randperm(count, device=device).split(batch_size):
+        loss, metric = loss_and_metric(chosen)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals += torch.stack([loss.detach(), metric]) * len(chosen)
+    return (totals / count).tolist()
 
 
 def limit(workload: Workload, precision: str) -> Callable[[], float]:

@@ -191,9 +191,8 @@ def drawing() -> Callable[[], object]:
 
 def main() -> None:
     try:
-        importlib.import_module(
-            "torch" if sys.argv[1].startswith(("pytorch", "limit")) else "keras"
-        )  # as others do now
+        # While the others do the same; what follows they do in turn.
+        importlib.import_module("torch" if sys.argv[1].startswith(("pytorch", "limit")) else "keras")
         sys.stdin.readline()
         measure = measurement(*sys.argv[1:])
         print("[]", flush=True)
