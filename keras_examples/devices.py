@@ -6,6 +6,8 @@ import random
 import shutil
 from typing import Any, NamedTuple
 
+import numpy as np
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -40,6 +42,16 @@ def device_of(model: Any) -> str:
     """The kind of device that a model's variables are on: `cpu`, `cuda` or `mps`."""
     kind = str(model.variables[0].value.device).lower().split(":")[-2:][0]  # of cuda:0, or …/device:GPU:0
     return "cuda" if kind == "gpu" else kind
+
+
+def on_device(array: np.ndarray) -> Any:
+    """A new array, as a tensor where torch computes; elsewhere as it is."""
+    if os.environ["KERAS_BACKEND"] != "torch":
+        return array
+    import keras
+    import torch
+
+    return keras.ops.convert_to_tensor(torch.from_numpy(array))  # without the copy that Keras would make of it
 
 
 def set_seed(seed: int) -> None:

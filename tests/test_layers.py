@@ -63,7 +63,7 @@ def outputs_and_gradients(layer, x, states=None, **options):
 
 def assert_same(ours, stock):
     for a, b in zip(ours, stock, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 if torch.cuda.is_available() else 1e-5)
 
 
 @pytest.mark.parametrize("return_sequences", [False, True])

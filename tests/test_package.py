@@ -80,7 +80,6 @@ def test_a_room_imports_only_from_itself_and_from_those_before_it(path):
 
 def test_torch_is_imported_in_few_places_and_only_where_it_is_the_backend():
     in_functions = {
-        "data/batches.py",
         "devices.py",
         "layers.py",
         *(f"training/{name}.py" for name in ("checkpoints", "logs", "processes")),

@@ -7,9 +7,7 @@ import sys
 import torch
 from keras.src.backend.common.global_state import get_global_attribute  # Keras's generator where no seed is given
 from keras.src.backend.torch.random import torch_seed_generator  # from a Keras seed to a generator of torch's
-from keras.src.trainers.data_adapters.array_data_adapter import (
-    ArrayDataAdapter,
-)  # their batches, without a `DataLoader`
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter  # batches without a `DataLoader`
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation that reaches a kernel
 from torch.utils.flop_counter import flop_registry  # counts the work of an operation by its shapes

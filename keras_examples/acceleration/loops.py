@@ -152,10 +152,10 @@ def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
             weights, shuffle = arguments.get("class_weight"), arguments.get("shuffle", False)
             arguments["x"] = _Batches(arguments["x"], weights, shuffle)
         elif not arguments.get("validation_split") and _are_plain([arguments[name] for name in ARRAYS]):
-            given = {name: arguments.get(name) for name in (*ARRAYS, "batch_size", "class_weight")}
+            given = {name: arguments[name] for name in (*ARRAYS, "class_weight") if name in arguments}
             steps, shuffle = arguments.get("steps_per_epoch", arguments.get("steps")), arguments.get("shuffle", False)
-            arguments |= dict.fromkeys(given.keys() & arguments.keys() - {"batch_size"})
-            arguments["x"] = _Arrays(**given, steps=steps, shuffle=shuffle)
+            arguments |= dict.fromkeys(given)
+            arguments["x"] = _Arrays(**given, batch_size=arguments["batch_size"], steps=steps, shuffle=shuffle)
         before, logs.every_step = logs.every_step, any(_looks_at_batches(callback) for callback in callbacks)
         try:
             return method(*bound.args, **bound.kwargs)

@@ -69,6 +69,7 @@ def finished(recorder: Recorder, results: Sequence[torch.Tensor]) -> tuple[Calla
 
 
 def _drop_unused(graph: Graph) -> None:
+    """Drops operations that nobody needs, without the checks of the whole graph that torch makes each time."""
     for node in reversed(graph.nodes):
         if node.op == "call_function" and not (node.users or node.meta.get("impure")):
             graph.erase_node(node)

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_examples.devices import on_device
+
 BLOCK = 2**21  # bytes of images gathered at once; for one small batch the calls take longer than the copying
 
 
@@ -89,8 +91,8 @@ class ImageBatches(Batches):
             x = self.x.take(chosen, axis=0)  # half the time of an index
             if self.seed is not None and (self.shift or self.flip):
                 x = self.augmented(x)
-            self.x_block = _on_device(x)
-            self.y_block = None if self.y is None else _on_device(self.y[chosen])
+            self.x_block = on_device(x)
+            self.y_block = None if self.y is None else on_device(self.y[chosen])
         here = slice(share.start - self.block.start, share.stop - self.block.start)
         x = self.x_block[here]
         return x, x / np.float32(255) if self.y_block is None else self.y_block[here]
@@ -129,16 +131,16 @@ class TextBatches(Batches):
     """
 
     def __init__(self, ids: np.ndarray, sequence_length: int, batch_size: int, seed: int | None = None):
-        self.ids = _on_device(np.array(ids))
+        self.ids = on_device(np.array(ids))
         self.sequence_length = sequence_length
-        self.window = _on_device(np.arange(sequence_length + 1))
+        self.window = on_device(np.arange(sequence_length + 1))
         # One window is given up so that any phase leaves room for the rest.
         super().__init__(max(1, len(ids) // sequence_length - 1), batch_size, seed)
 
     def set_epoch(self, epoch: int, first: int = 0) -> None:
         self.phase = 0
         super().set_epoch(epoch, first)
-        self.starts = _on_device(self.phase + self.order * self.sequence_length)
+        self.starts = on_device(self.phase + self.order * self.sequence_length)
 
     def draw(self, generator: np.random.Generator) -> None:
         super().draw(generator)
@@ -148,12 +150,3 @@ class TextBatches(Batches):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         windows = self.ids[self.starts[self.share(index)][:, None] + self.window]  # (batch, T + 1)
         return windows[:, :-1], windows[:, 1:]
-
-
-def _on_device(array: np.ndarray) -> Any:
-    """A new array where the backend computes."""
-    if keras.backend.backend() != "torch":
-        return array
-    import torch
-
-    return keras.ops.convert_to_tensor(torch.from_numpy(array))  # without the copy that Keras would make of it
