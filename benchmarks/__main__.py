@@ -3,7 +3,7 @@
 \b
 python -m benchmarks throughput --examples mnist-linear,charrnn --peers ours,pytorch --plot chart.png
 python -m benchmarks models --plot models.png
-python -m benchmarks startup
+python -m benchmarks command
 python -m benchmarks processes
 python -m benchmarks growth
 python -m benchmarks sampling
@@ -136,19 +136,27 @@ def models(models: list[str], peers: list[str], rounds: int, path: str | None, p
 
 
 @main.command()
-@_names("--peers", PEERS, "Whom to compare.")
-@click.option("--data-dir", default="datasets", show_default=True, help="Where the MNIST files are.")
+@_names("--examples", [*WORKLOADS], "Example ids.")
+@_names("--peers", PEERS[:5], "Whom to compare.", "ours,keras-jax,pytorch")
+@click.option("--data-dir", default="datasets", show_default=True, help="Where the data files are.")
 @_rounds(5)
 @_json
-def startup(peers: list[str], data_dir: str, rounds: int, path: str | None) -> None:
-    """Seconds of `cli.py mnist --arch cnn --epochs 1`: imports, data, capture or compilation, training, test, saving.
+def command(examples: list[str], peers: list[str], data_dir: str, rounds: int, path: str | None) -> None:
+    """Each example by its recipe but for 10 epochs, 2 of the large models, from process start to exit.
 
-    PyTorch by hand is benchmarks/pytorch_script.py.
+    What others wait for: imports, data, recording or compilation, training on augmented batches, validation,
+    checkpoints, test, saving. PyTorch by hand is benchmarks/pytorch_script.py.
     """
+    figures = ["s to exit", "s an epoch", "peak MB"]
+
+    def rows(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for example in examples:
+            epochs = "10" if example in ("mnist-linear", "mnist-mlp") else "2"
+            turns = alternate(["command", example, epochs, data_dir, folder], peers, rounds)
+            yield from ((f"{example}, {name}", row) for name, row in by_figure(figures, turns))
+
     with tempfile.TemporaryDirectory() as folder:
-        turns = alternate(["startup", data_dir, folder], peers, rounds)
-    rows = by_figure(["s to the end of the epoch", "s to exit"], turns)
-    _report("mnist-cnn from process start", peers, ["pytorch", "best"], rows, rounds, path)
+        _report("the command", peers, peers[1:], rows(folder), rounds, path)
 
 
 @main.command()

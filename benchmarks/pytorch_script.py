@@ -1,7 +1,12 @@
-"""What `cli.py mnist --arch cnn --epochs 1` does, by hand: `python -m benchmarks.pytorch_script DATA_DIR FILE`."""
+"""What `cli.py` does with an example by its recipe, in PyTorch by hand, as one would write it for speed.
+
+python -m benchmarks.pytorch_script EXAMPLE DATA_DIR EPOCHS FILE
+"""
 
 import gzip
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,63 +14,172 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.pytorch_peer import build
+from benchmarks.pytorch_peer import CharLSTM, build, train
 from benchmarks.workloads import WORKLOADS
+from keras_examples.examples import EXAMPLES, Recipe
 
-BATCH_SIZE, LEARNING_RATE, SHIFT, KEPT = 128, 0.002, 2, 0.95  # the last images are validated on
+LENGTH, DROPPED = 180, 0.25  # characters of a sequence; what charrnn drops of its outputs and recurrent weights
+TEST_BATCH = 500
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def read(path: Path, header: int) -> torch.Tensor:
-    """The bytes of a compressed idx file after its header."""
-    values = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
-    return torch.from_numpy(values.copy()).to(DEVICE)
+@dataclass
+class Work:
+    """What is trained and measured; losses come with an accuracy, 0 where there is none."""
+
+    model: nn.Module
+    count: int  # samples an epoch
+    begin_epoch: Callable[[], None]
+    loss: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # of the samples at these places
+    validate: Callable[[], list[float]]
+    test: Callable[[], list[float]]
 
 
-def shifted(x: torch.Tensor) -> torch.Tensor:
-    offsets = torch.randint(-SHIFT, SHIFT + 1, (2, len(x), 1), device=DEVICE)
-    rows, columns = (torch.arange(28, device=DEVICE) + offsets).clamp(0, 27)  # each (N, 28)
-    return x[torch.arange(len(x), device=DEVICE)[:, None, None], rows[:, :, None], columns[:, None, :]]
+def read_mnist(folder: Path) -> list[torch.Tensor]:
+    """Images `(N, 1, 28, 28)` uint8 and labels `(N,)` int64, to train on and to test with."""
+
+    def read(name: str, header: int) -> torch.Tensor:
+        content = gzip.decompress((folder / "mnist" / f"{name}-ubyte.gz").read_bytes())
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
+
+    return [
+        part
+        for name in ("train", "t10k")
+        for part in (read(f"{name}-images-idx3", 16).view(-1, 1, 28, 28), read(f"{name}-labels-idx1", 8).long())
+    ]
 
 
-def measure(model: nn.Module, x: torch.Tensor, y: torch.Tensor, batch_size: int) -> tuple[float, float]:
-    """Mean cross-entropy, and accuracy."""
-    model.eval()
-    with torch.inference_mode():
-        logits = torch.cat([model(part) for part in x.split(batch_size)])
-    return functional.cross_entropy(logits, y).item(), (logits.argmax(1) == y).float().mean().item()
+def read_cifar10(folder: Path) -> list[torch.Tensor]:
+    """Images `(N, 3, 32, 32)` uint8 and labels `(N,)` int64, to train on and to test with."""
+    names = ["test_batch", *(f"data_batch_{number}" for number in range(1, 6))]
+    files = [np.fromfile(folder / "cifar-10-batches-bin" / f"{name}.bin", np.uint8).reshape(-1, 3073) for name in names]
+    sets = np.concatenate(files[1:]), files[0]
+    return [
+        torch.from_numpy(part)
+        for records in sets
+        for part in (records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64))
+    ]
 
 
-def main(data_dir: str, weights: str, *flags: str) -> None:
-    images, labels, test_images, test_labels = (
-        read(Path(data_dir, "mnist", f"{part}-{name}-ubyte.gz"), header)
-        for part in ("train", "t10k")
-        for name, header in (("images-idx3", 16), ("labels-idx1", 8))
+def images(example: str, recipe: Recipe, folder: Path) -> Work:
+    read = read_mnist if EXAMPLES[example].dataset == "mnist" else read_cifar10
+    x, y, *test = (part.to(DEVICE) for part in read(folder))
+    count, side, shift = len(x) - int(len(x) * recipe.validation_split), x.shape[2], recipe.shift * recipe.augment
+    model = build(WORKLOADS[example])[1:].to(DEVICE)  # type: ignore[index]
+    edges = torch.arange(-shift, side + shift, device=DEVICE).clamp(0, side - 1)
+    padded = x[:count, :, edges][..., edges] if shift else x[:count]
+    windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # (N, channels, shifts down, shifts across, side, side)
+
+    def augmented(chosen: torch.Tensor) -> torch.Tensor:
+        if not shift:
+            return x[chosen]
+        down, across = torch.randint(0, 2 * shift + 1, (2, len(chosen)), device=DEVICE)
+        shifted = windows[chosen, :, down, across]
+        mirrored = torch.rand(len(chosen), 1, 1, 1, device=DEVICE) < 0.5 * recipe.flip
+        return torch.where(mirrored, shifted.flip(3), shifted) if recipe.flip else shifted
+
+    def figures(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = x / 255
+        outputs = model(pixels - recipe.centre)
+        if outputs.ndim == 4:
+            return functional.mse_loss(outputs, pixels), torch.zeros((), device=DEVICE)
+        return functional.cross_entropy(outputs, y), (outputs.detach().argmax(1) == y).float().mean()
+
+    def measure(x: torch.Tensor, y: torch.Tensor) -> list[float]:
+        totals = torch.zeros(2, device=DEVICE)
+        for part in zip(x.split(TEST_BATCH), y.split(TEST_BATCH)):
+            totals += torch.stack(figures(*part)) * len(part[0])
+        return (totals / len(x)).tolist()
+
+    return Work(
+        model,
+        count,
+        lambda: None,
+        lambda chosen: figures(augmented(chosen), y[chosen]),
+        lambda: measure(x[count:], y[count:]),
+        lambda: measure(*test),
     )
-    images, test_images = images.view(-1, 28, 28), test_images.view(-1, 28, 28)
-    labels, test_labels = labels.long(), test_labels.long()
-    kept = int(len(images) * KEPT)
-    model = build(WORKLOADS["mnist-cnn"]).to(DEVICE)
-    if "--compile" in flags:
-        model.compile()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    batches = torch.randperm(kept, device=DEVICE).split(BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, len(batches), pct_start=0.25, anneal_strategy="linear", cycle_momentum=False
+
+
+def text(example: str, recipe: Recipe, folder: Path) -> Work:
+    characters = (folder / "tinyshakespeare.txt").read_text()
+    vocabulary = {character: place for place, character in enumerate(sorted(set(characters)))}
+    ids = torch.tensor([vocabulary[character] for character in characters], device=DEVICE)
+    ids, test = ids.split([len(ids) * 9 // 10, len(ids) - len(ids) * 9 // 10])
+    model = CharLSTM(len(vocabulary)).to(DEVICE)
+    state = torch.zeros(1, recipe.batch_size, model.lstm.hidden_size, device=DEVICE)
+
+    trained = ids  # windows of it, drawn anew each epoch
+
+    def windows(ids: torch.Tensor) -> torch.Tensor:
+        return ids.unfold(0, LENGTH + 1, LENGTH)  # (N, T + 1)
+
+    def figures(windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        one_hot = functional.one_hot(windows[:, :-1], len(vocabulary)).float()
+        inputs, recurrent, *biases = model.lstm.parameters()
+        weights = [inputs, functional.dropout(recurrent, DROPPED, model.training), *biases]
+        first = state[:, : len(windows)]
+        outputs = torch.lstm(one_hot, (first, first), weights, True, 1, 0.0, model.training, False, True)[0]
+        logits = model.head(functional.dropout(outputs, DROPPED, model.training)).flatten(0, 1)
+        targets = windows[:, 1:].flatten()
+        return functional.cross_entropy(logits, targets), (logits.detach().argmax(1) == targets).float().mean()
+
+    def validate() -> list[float]:
+        totals = torch.zeros(2, device=DEVICE)
+        for part in windows(test).split(recipe.batch_size):
+            totals += torch.stack(figures(part)) * len(part)
+        return (totals / len(windows(test))).tolist()
+
+    def begin_epoch() -> None:
+        nonlocal trained
+        trained = windows(ids[int(torch.randint(LENGTH, ())) :])
+
+    return Work(
+        model,
+        len(windows(ids)) - 1,
+        begin_epoch,
+        lambda chosen: figures(trained[chosen]),
+        validate,
+        lambda: [figure.item() for figure in figures(test[None])],
     )
-    totals = torch.zeros(2, device=DEVICE)
-    for chosen in batches:
-        targets = labels[chosen]
-        logits = model(shifted(images[chosen]))
-        loss = functional.cross_entropy(logits, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        totals += torch.stack([loss.detach() * len(chosen), (logits.detach().argmax(1) == targets).sum()])
-    print("epoch 1/1", *(totals / kept).tolist(), *measure(model, images[kept:], labels[kept:], BATCH_SIZE), flush=True)
-    print("test", *measure(model, test_images, test_labels, 500))
-    torch.save(model.state_dict(), weights)
+
+
+def main(example: str, data_dir: str, epochs: str, file: str) -> None:
+    recipe = EXAMPLES[example].recipe
+    torch.manual_seed(0)
+    work = (text if example == "charrnn" else images)(example, recipe, Path(data_dir))
+    parameters, steps = [*work.model.parameters()], -(-work.count // recipe.batch_size) * int(epochs)
+    optimizer = (
+        torch.optim.SGD(parameters, recipe.learning_rate, momentum=0.9, nesterov=True, fused=True)
+        if recipe.optimizer == "sgd"
+        else torch.optim.Adam(parameters, recipe.learning_rate, fused=True)
+    )
+
+    def height(step: int) -> float:
+        """Up in a quarter of the steps, down in the others."""
+        done = (step + 1) / (steps + 1)
+        return min(4 * done, 4 / 3 * (1 - done))
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, height)
+    if recipe.clip_norm:
+        optimizer.register_step_pre_hook(clip)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+
+    def measured(figures: Callable[[], list[float]]) -> list[float]:
+        work.model.eval()
+        with torch.inference_mode():
+            return figures()
+
+    for epoch in range(int(epochs)):
+        work.model.train()
+        work.begin_epoch()
+        trained = train(optimizer, work.loss, work.count, recipe.batch_size, DEVICE)
+        print(f"epoch {epoch + 1}/{epochs}", *trained, *measured(work.validate), flush=True)
+    print("test", *measured(work.test))
+    torch.save(work.model.state_dict(), file)
 
 
 if __name__ == "__main__":

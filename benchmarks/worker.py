@@ -6,6 +6,7 @@ The first, an empty list, says that it is ready, and a string why it cannot go o
 import base64
 import importlib
 import io
+import itertools
 import json
 import os
 import statistics
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from benchmarks import loading
 from benchmarks.workloads import WORKLOADS, Workload
+from keras_examples.examples import EXAMPLES
 
 LENGTH = 2000  # characters of a sample
 
@@ -39,9 +41,8 @@ def measurement(peer: str, job: str, *arguments: str) -> Callable[[], float | li
 
             turn = models.training(peer, *arguments)
             return lambda: [*turn(), peak() / 1e6]
-        case "startup":
-            startup(peer, *arguments)
-            return lambda: startup(peer, *arguments)
+        case "command":
+            return lambda: command(peer, *arguments)
         case "processes":
             return lambda: processes(peer, *arguments)
         case "growth":
@@ -93,21 +94,28 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def startup(peer: str, data_dir: str, folder: str) -> list[float]:
-    """Trains mnist-cnn for an epoch in a new process; returns the seconds to the end of that epoch and to exit."""
-    command = ["cli.py", "mnist", "--arch", "cnn", "--epochs", "1", "--data", "real", "--data-dir", data_dir]
-    command += ["--save", f"{folder}/ours.weights.h5"]
-    if peer.startswith("pytorch"):
-        command = ["-m", "benchmarks.pytorch_script", data_dir, f"{folder}/pytorch.pt"]
-    command += {"keras-torch": ["--no-accelerate"], "pytorch-compile": ["--compile"]}.get(peer, [])
+def command(peer: str, example: str, epochs: str, data_dir: str, folder: str) -> list[float]:
+    """Trains an example by its recipe in a new process; returns the seconds to exit and an epoch, and its peak MB.
+
+    An epoch's are those between two lines, so that the first does not count, in which steps are recorded or compiled.
+    """
+    row = EXAMPLES[example]
+    script = ["-m", "benchmarks.pytorch_script", example, data_dir, epochs, f"{folder}/pytorch.pt"]
+    if peer != "pytorch":
+        script = ["cli.py", row.command, *(["--arch", row.arch] if row.arch else []), "--epochs", epochs]
+        script += ["--data", "real", "--data-dir", data_dir, "--save", f"{folder}/{peer}.weights.h5"]
+        script += ["--no-accelerate"] if peer == "keras-torch" else []
     start = time.perf_counter()
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, *script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        epochs = [time.perf_counter() - start for line in process.stdout if line.startswith("epoch 1/1")]
+        marks = [time.perf_counter() for line in process.stdout if line.startswith("epoch ")]
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(f"it ended with status {process.returncode}")
-    return [*epochs, seconds]
+    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return [seconds, statistics.median(late - early for early, late in itertools.pairwise(marks)), peak_bytes / 1e6]
 
 
 def processes(peer: str, data_dir: str, folder: str, epochs: str) -> list[float]:

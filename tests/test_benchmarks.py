@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import REAL, ROOT
 from PIL import Image
 
 
@@ -100,13 +100,35 @@ def digits(tmp_path):
 
 
 @pytest.mark.slow
-def test_startup(tmp_path, digits):
-    options = "--peers", "ours,pytorch", "--data-dir", digits
-    header, rows = table(tmp_path, "startup", *options)
-    ratios = ["ours / pytorch", "ours / best"]
-    assert header == ["mnist-cnn from process start", "ours", "pytorch", *ratios]
-    (_, *epoch), (_, *whole) = rows
-    assert all(0 < float(before) < float(after) for before, after in zip(epoch[:2], whole[:2]))
+def test_the_command(tmp_path, digits):
+    options = "--examples", "mnist-cnn", "--peers", "ours,pytorch", "--data-dir", digits
+    header, rows = table(tmp_path, "command", *options)
+    assert header == ["the command", "ours", "pytorch", "ours / pytorch"]
+    assert [row[0] for row in rows] == [f"mnist-cnn, {name}" for name in ("s to exit", "s an epoch", "peak MB")]
+    whole, epoch, peak = ([float(cell.replace(",", "")) for cell in row[1:3]] for row in rows)
+    assert all(0 < part < longer for part, longer in zip(epoch, whole))
+    assert min(peak) > 100
+
+
+def loss_by_hand(tmp_path, example, data_dir):
+    script = "benchmarks.pytorch_script", example, str(data_dir), "1", str(tmp_path / "weights.pt")
+    output = subprocess.run(
+        [sys.executable, "-m", *script], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return float(output.split("\ntest ")[1].split()[0])
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_what_images_are_compared_with_learns(tmp_path):
+    assert loss_by_hand(tmp_path, "mnist-mlp", REAL) < 0.3
+    assert loss_by_hand(tmp_path, "autoencoder", REAL) < 0.01
+
+
+@pytest.mark.slow
+def test_what_a_text_is_compared_with_learns(tmp_path):
+    (tmp_path / "tinyshakespeare.txt").write_text("To be, or not to be. " * 8000)
+    assert loss_by_hand(tmp_path, "charrnn", tmp_path) < 2  # of 11 characters
 
 
 @pytest.mark.slow
