@@ -52,9 +52,10 @@ def reported(example: str) -> Decorator:
             shown = sys.stderr if as_json else sys.stdout
             try:
                 if "device" in arguments:  # Keras reads its device once, when it is imported
-                    from keras_examples.devices import choose
+                    from keras_examples.devices import choose, import_keras
 
                     choose(arguments.pop("device"))
+                    import_keras()
                 with contextlib.redirect_stdout(Colourless(shown) if os.environ.get("NO_COLOR") else shown):
                     report = function(**arguments)
                 if as_json:

@@ -1,9 +1,13 @@
 """Which device trains, and why: cuda, then mps, then cpu."""
 
+import gc
+import importlib
 import os
 import platform
 import random
 import shutil
+import sys
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +40,34 @@ def choose(requested: str = "auto") -> Device:
         raise ValueError(f"Device {requested} cannot be used. Received: device={requested!r}. {hint}")
     found = f"{backend} found no GPU" if name == "cpu" else "the first available of cuda, mps, cpu"
     return Device(backend, name, description, found if requested == "auto" else "asked for", hint)
+
+
+class _Compiler(ModuleType):
+    """Stands in for `torch._dynamo`, torch's compiler, until something else of it is used than to leave it alone.
+
+    Keras and torch import it, in 1.5 s, to keep it off some of their functions.
+    """
+
+    def disable(self, function: Any = None, *_: Any, **__: Any) -> Any:
+        return function or (lambda same: same)
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules[self.__name__] is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def import_keras() -> None:
+    """Imports Keras in half of its time: no compiler, and no looking for garbage in what imports make."""
+    if os.environ["KERAS_BACKEND"] == "torch":
+        compiler = _Compiler("torch._dynamo")
+        sys.modules.setdefault(compiler.__name__, compiler)
+    gc.disable()
+    try:
+        importlib.import_module("keras")
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def device_of(model: Any) -> str:

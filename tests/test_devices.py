@@ -67,3 +67,23 @@ def test_a_backend_that_is_not_installed_or_unknown(run, monkeypatch):
         "Invalid value for '--backend' (env var: 'KERAS_BACKEND'): 'theano' is not one of 'torch', 'jax', 'tensorflow'."
     )
     assert message in run("mnist", code=2).stderr
+
+
+def test_keras_is_imported_without_the_compiler_which_works_all_the_same():
+    program = """
+import sys
+from keras_examples import devices
+devices.choose("cpu")
+devices.import_keras()
+import keras, numpy as np
+model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(2.0), keras.layers.Dense(1)])
+model.compile(loss="mse", metrics=["mae"])
+model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+assert "torch._dynamo.convert_frame" not in sys.modules
+import torch
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2, 2]
+import torch._dynamo.config
+assert torch._dynamo.config.recompile_limit
+assert "torch._dynamo.convert_frame" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"KERAS_BACKEND": "torch"})
