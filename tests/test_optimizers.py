@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -58,6 +60,25 @@ def test_centred_steps_are_those_of_a_model_with_centred_input(kind, accelerated
     assert losses[0][-1] < losses[0][0]
     outputs = [model.predict(x, verbose=0) for model in (centred_input, centred_steps)]
     np.testing.assert_allclose(*outputs, atol=1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="needs the torch backend")
+def test_sums_that_were_kept_are_not_used_for_other_weights():
+    from keras_examples.acceleration import accelerate
+
+    generator = np.random.default_rng(1)
+    x, y = generator.normal(size=(64, 6)), generator.integers(0, 3, 64)
+    weights = [generator.normal(size=w.shape) for w in twin(0.0, "sgd").get_weights()]
+    outputs = []
+    for accelerated in (True, False):
+        model = twin(0.0, CentredSGD(0.05, centre=0.5))
+        if accelerated:
+            accelerate(model, around_update=partial(model.optimizer.centred, known={}))
+        for given in (model.get_weights(), weights):
+            model.set_weights(given)
+            model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        outputs.append(model.predict(x, verbose=0))
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_centred_step_changes_a_convolution_by_what_its_bias_takes_back():

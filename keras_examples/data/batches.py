@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_examples.data.augmentation import augmented
 from keras_examples.devices import on_device
 
 BLOCK = 2**21  # bytes of images gathered at once; for one small batch the calls take longer than the copying
@@ -89,42 +90,14 @@ class ImageBatches(Batches):
             self.block = slice(share.start, max(share.stop, share.start + self.ahead))
             chosen = self.order[self.block]
             x = self.x.take(chosen, axis=0)  # half the time of an index
-            if self.seed is not None and (self.shift or self.flip):
-                x = self.augmented(x)
+            if len(x) and self.seed is not None and (self.shift or self.flip):
+                down, across = self.offsets[:, self.block]
+                x = augmented(x, down, across, self.mirrored[self.block])
             self.x_block = on_device(x)
             self.y_block = None if self.y is None else on_device(self.y[chosen])
         here = slice(share.start - self.block.start, share.stop - self.block.start)
         x = self.x_block[here]
         return x, x / np.float32(255) if self.y_block is None else self.y_block[here]
-
-    def augmented(self, x: np.ndarray) -> np.ndarray:
-        """The images of the block, shifted and mirrored.
-
-        A shift reads an image's bytes from a little further on, between copies of its first and last row; columns that
-        come in sideways are then overwritten with the edge.
-        """
-        down, across = self.offsets[:, self.block]  # (block,) in -shift … shift
-        mirrored, (count, height, width) = self.mirrored[self.block], x.shape[:3]
-        across = np.where(mirrored, -across, across).clip(1 - width, width - 1)
-        rows, above, colour = x.reshape(count, height, -1), self.shift + 1, x[0, 0, 0].size
-        padded = np.empty((count, height + 2 * above, rows.shape[2]), np.uint8)
-        padded[:, above:-above], padded[:, :above], padded[:, -above:] = rows, rows[:, :1], rows[:, -1:]
-        starts = (np.arange(count) * padded.shape[1] + above + down) * rows.shape[2] + across * colour
-        shifted = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), x[0].nbytes)[starts]
-        pixels = shifted.view(f"V{colour}").reshape(count, height, width)  # a colour as one element
-        for distance in range(1, min(self.shift, width - 1) + 1):
-            right, left = (np.flatnonzero(across == way) for way in (distance, -distance))
-            last, first = pixels[right, :, -1 - distance], pixels[left, :, distance]
-            for column in range(distance):
-                pixels[right, :, -1 - column], pixels[left, :, column] = last, first
-        images = shifted.reshape(count, height, width, colour)
-        if self.flip:
-            as_were = images[mirrored]
-            turned = np.empty_like(as_were)
-            for channel in range(colour):  # a sixth of the time that all channels at once take
-                turned[..., channel] = as_were[:, :, ::-1, channel]
-            images[mirrored] = turned
-        return images.reshape(x.shape)
 
 
 class TextBatches(Batches):

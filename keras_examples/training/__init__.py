@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def prepare_model(run: Run, data: Data) -> keras.Sequential:
         from keras_examples.acceleration import accelerate
 
         exchange = processes.exchange if processes.size > 1 else None
-        accelerate(model, exchange=exchange, around_update=update.centred)
+        accelerate(model, exchange=exchange, around_update=partial(update.centred, known={}))
     learned = f"{dataset.name} ({dataset.source}), SHA-256 {data.sha256}"
     if len(found := {*processes.gathered(learned)}) > 1:
         raise ValueError(

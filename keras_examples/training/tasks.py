@@ -26,7 +26,7 @@ from keras_examples.data.vocabulary import Vocabulary
 from keras_examples.examples import EXAMPLES, Recipe
 from keras_examples.show.reports import has_progress_bar
 from keras_examples.show.text import evaluate_text, generate
-from keras_examples.training.figures import block_bound, confusion_matrix
+from keras_examples.training.figures import block_bound, confusion_matrix, error_and_correlation
 
 PREDICTION_BATCH = 500
 
@@ -109,16 +109,13 @@ class Reconstruction(_ImageTask):
     def measure(self, model: keras.Model, arrays: Any) -> dict[str, Any]:
         """Returns `loss` (mean squared error), `psnr` (dB, of that error), `correlation` (Pearson's over all pixels,
         for red, green and blue) and `bound` (see `block_bound`)."""
-        x = arrays[0].astype(np.float32) / 255
-        output = self.predict(model, arrays[0])
-        error = float(np.square(output - x, dtype=np.float64).mean())
-        channels = [(x[..., i].ravel(), output[..., i].ravel()) for i in range(x.shape[-1])]
-        return {
-            "loss": error,
-            "psnr": -10 * math.log10(error),
-            "correlation": [float(np.corrcoef(*pair)[0, 1]) for pair in channels],
-            "bound": block_bound(arrays[0]),
-        }
+        x = arrays[0]
+        parts = np.array_split(x, -(-len(x) // PREDICTION_BATCH))  # as floats all would take eight times the room
+        error, correlation = error_and_correlation(
+            (part.astype(np.float32) / 255, model.predict(part, PREDICTION_BATCH, verbose=0)) for part in parts
+        )
+        psnr = -10 * math.log10(error)
+        return {"loss": error, "psnr": psnr, "correlation": correlation, "bound": block_bound(x)}
 
     def draw(self, figure: Any, model: keras.Model, arrays: Any, names: Any) -> None:
         from keras_examples.show import plots
