@@ -151,7 +151,7 @@ def draw_mistakes(
     predicted = probabilities.argmax(axis=1)
     worst = np.argsort(np.where(predicted == y, 1, probabilities[np.arange(len(y)), y]))[:12]
     worst = worst[predicted[worst] != y[worst]]
-    right.suptitle("Worst mistakes", fontsize=11)
+    right.suptitle("Worst mistakes" if len(worst) else "No mistakes", fontsize=11)
     _predictions(right.subplots(4, 3, squeeze=False), x[worst], y[worst], predicted[worst], class_names)
 
 
