@@ -61,6 +61,16 @@ def read_cifar10(folder: Path) -> list[torch.Tensor]:
     ]
 
 
+def averaged(
+    figures: Callable[..., tuple[torch.Tensor, torch.Tensor]], size: int, *arrays: torch.Tensor
+) -> list[float]:
+    """The means of both figures over samples that are measured so many at a time."""
+    totals = torch.zeros(2, device=DEVICE)
+    for part in zip(*(array.split(size) for array in arrays)):
+        totals += torch.stack(figures(*part)) * len(part[0])
+    return (totals / len(arrays[0])).tolist()
+
+
 def images(example: str, recipe: Recipe, folder: Path) -> Work:
     read = read_mnist if EXAMPLES[example].dataset == "mnist" else read_cifar10
     x, y, *test = (part.to(DEVICE) for part in read(folder))
@@ -86,10 +96,7 @@ def images(example: str, recipe: Recipe, folder: Path) -> Work:
         return functional.cross_entropy(outputs, y), (outputs.detach().argmax(1) == y).float().mean()
 
     def measure(x: torch.Tensor, y: torch.Tensor) -> list[float]:
-        totals = torch.zeros(2, device=DEVICE)
-        for part in zip(x.split(TEST_BATCH), y.split(TEST_BATCH)):
-            totals += torch.stack(figures(*part)) * len(part[0])
-        return (totals / len(x)).tolist()
+        return averaged(figures, TEST_BATCH, x, y)
 
     return Work(
         model,
@@ -124,12 +131,6 @@ def text(example: str, recipe: Recipe, folder: Path) -> Work:
         targets = windows[:, 1:].flatten()
         return functional.cross_entropy(logits, targets), (logits.detach().argmax(1) == targets).float().mean()
 
-    def validate() -> list[float]:
-        totals = torch.zeros(2, device=DEVICE)
-        for part in windows(test).split(recipe.batch_size):
-            totals += torch.stack(figures(part)) * len(part)
-        return (totals / len(windows(test))).tolist()
-
     def begin_epoch() -> None:
         nonlocal trained
         trained = windows(ids[int(torch.randint(LENGTH, ())) :])
@@ -139,7 +140,7 @@ def text(example: str, recipe: Recipe, folder: Path) -> Work:
         len(windows(ids)) - 1,
         begin_epoch,
         lambda chosen: figures(trained[chosen]),
-        validate,
+        lambda: averaged(figures, recipe.batch_size, windows(test)),
         lambda: [figure.item() for figure in figures(test[None])],
     )
 

@@ -59,6 +59,8 @@ class _Compiler(ModuleType):
 
 def import_keras() -> None:
     """Imports Keras in half of its time: no compiler, and no looking for garbage in what imports make."""
+    if "keras" in sys.modules:
+        return
     if os.environ["KERAS_BACKEND"] == "torch":
         compiler = _Compiler("torch._dynamo")
         sys.modules.setdefault(compiler.__name__, compiler)

@@ -53,9 +53,6 @@ class _ImageTask:
     def pairs(self, arrays: Any) -> tuple[np.ndarray, np.ndarray | None]:
         return arrays
 
-    def predict(self, model: keras.Model, x: np.ndarray) -> np.ndarray:
-        return model.predict(x, batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar()))
-
     def derive(self, logs: dict[str, float]) -> None:
         pass
 
@@ -69,6 +66,9 @@ class Classification(_ImageTask):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metrics = ("accuracy",)
     curves: dict[str, str] = {"loss": "loss, nats", "accuracy": "accuracy"}  # noqa: RUF012
+
+    def predict(self, model: keras.Model, x: np.ndarray) -> np.ndarray:
+        return model.predict(x, batch_size=PREDICTION_BATCH, verbose=int(has_progress_bar()))
 
     def measure(self, model: keras.Model, arrays: Any) -> dict[str, Any]:
         """Returns `loss` (mean cross-entropy, nats), `accuracy` (0–1), `class_accuracy` (0–1 for each class) and
