@@ -93,7 +93,7 @@ class Centred:
 def _sums(kernel: Any) -> Any:
     """What each unit's weights add up to, `(units,)`; the product is three times as fast as a sum."""
     weights = ops.reshape(kernel, (-1, kernel.shape[-1]))
-    return ops.ones(weights.shape[:1]) @ weights
+    return ops.matmul(ops.ones(weights.shape[:1]), weights)  # TensorFlow's `@` takes no vector.
 
 
 @keras.saving.register_keras_serializable(package="keras_examples")
