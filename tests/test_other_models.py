@@ -429,6 +429,39 @@ def test_stacked_convolutions_are_accelerated():
     assert not both(run)
 
 
+NORMALIZATIONS = {
+    "plain": {},
+    "no scale": {"scale": False},
+    "no offset": {"center": False},
+    "another axis": {"axis": 1},
+    "renorm": {"renorm": True},
+    "bfloat16": {"dtype": "mixed_bfloat16"},
+    "float64": {"dtype": "float64"},
+    "frozen": {"trainable": False},
+}
+
+
+@pytest.mark.parametrize("options", NORMALIZATIONS.values(), ids=NORMALIZATIONS.keys())
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (4, 3, 2), (2, 2, 3, 2)], ids=str)
+def test_batch_normalization(options, shape):
+    def run(prepare):
+        stack = [layers.Dense(4), layers.BatchNormalization(**options), layers.ReLU(), layers.Flatten()]
+        model = prepare(compiled(keras.Sequential([keras.Input(shape), *stack, layers.Dense(3)]), "sgd"))
+        x = np.random.default_rng(0).normal(2, 1, (50, *shape)).astype("float32")
+        return fit(model, x), state(model), model.predict(x, verbose=0)
+
+    assert not both(run)
+
+
+def test_batch_normalization_of_what_a_mask_leaves():
+    def run(prepare):
+        stack = [keras.Input((5, 3)), layers.Masking(), layers.BatchNormalization(), layers.LSTM(4), layers.Dense(3)]
+        model = prepare(compiled(keras.Sequential(stack), "sgd"))
+        return fit(model, SEQUENCES * (np.arange(5) < 3)[:, None]), state(model)
+
+    assert not both(run)
+
+
 LOOPS = {
     "plain": {},
     "backwards": {"go_backwards": True},

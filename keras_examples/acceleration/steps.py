@@ -15,6 +15,7 @@ import torch
 
 from keras_examples.acceleration.kernels import by_kernel, recurrent_layers
 from keras_examples.acceleration.loops import Logs, overridden, unsupported
+from keras_examples.acceleration.normalization import normalizations, normalized
 from keras_examples.acceleration.optimizers import updater
 from keras_examples.acceleration.reasons import explained, user_level
 from keras_examples.acceleration.recording import Recorder
@@ -215,6 +216,8 @@ class StepFunction:
                 stack.enter_context(Substitutions(recorder))
                 for layer in recurrent_layers(self.model):
                     stack.enter_context(in_place_of(layer, "inner_loop", partial(by_kernel, recorder, layer)))
+                for layer in normalizations(self.model):
+                    stack.enter_context(in_place_of(layer, "call", partial(normalized, layer)))
             returned = self.stock(data)
         return StockStep(returned, None if only_metrics else keras.tree.flatten(returned), *(updates or [([], [])])[0])
 
