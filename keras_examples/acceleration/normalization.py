@@ -1,11 +1,13 @@
 """Keras's `BatchNormalization` by torch's own kernels while a step is recorded, instead of autograd."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import torch
 from torch.autograd.function import once_differentiable
+
+from keras_examples.acceleration.recording import Recorder
 
 BatchNormalization = keras.layers.BatchNormalization
 METHODS = ("call", "_moments")
@@ -19,53 +21,78 @@ def normalizations(model: keras.Model) -> Iterator[Any]:
             yield layer
 
 
-def normalized(layer: Any, inputs: torch.Tensor, training: bool | None = None, mask: Any = None) -> torch.Tensor:
-    """What `layer.call` does, by a kernel wherever that is the same function."""
-    learns = training and layer.trainable
+def normalized(
+    recorder: Recorder, layer: Any, inputs: torch.Tensor, training: bool | None = None, mask: Any = None
+) -> torch.Tensor:
+    """What `layer.call` does, its gradients by a kernel wherever that is the same function."""
     last = layer.axis in (-1, inputs.ndim - 1)
-    if not last or (learns and (mask is not None or layer.renorm or layer.synchronized)):
+    plain = mask is None and not (layer.renorm or layer.synchronized)
+    if not (training and layer.trainable and last and plain):
         return type(layer).call(layer, inputs, training=training, mask=mask)
     x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-    scale, offset, mean, variance = (
+    scale, offset, *moving = (
         None if variable is None else keras.ops.cast(variable, x.dtype)
         for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
     )
-    # Channels as the second axis: images lie as torch's channels-last format, which its kernels know.
-    x = x.movedim(-1, 1) if x.ndim in (4, 5) else x.reshape(-1, x.shape[-1])
-    if learns:
-        y, of_batch, spread = _Normalized.apply(x, scale, offset, layer.epsilon)
-        layer.moving_mean.assign(mean * layer.momentum + of_batch * (1.0 - layer.momentum))
-        layer.moving_variance.assign(variance * layer.momentum + spread * (1.0 - layer.momentum))
-    else:
-        y = torch.nn.functional.batch_norm(x, mean, variance, scale, offset, eps=layer.epsilon)
-    y = y.movedim(1, -1) if x.ndim in (4, 5) else y.reshape(inputs.shape)
+    y, mean, variance = _Normalized.apply(recorder, x, scale, offset, moving, layer.epsilon, layer.momentum)
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(variance)
     return keras.ops.cast(y, layer.compute_dtype)
 
 
-class _Normalized(torch.autograd.Function):
-    """A batch `(N, channels, …)`, normalised by its means and variances `(channels,)`, which come with it.
+def _channels_second(x: torch.Tensor) -> torch.Tensor:
+    """Images in torch's channels-last format, which its kernels know, and anything else as a matrix."""
+    return x.movedim(-1, 1) if x.ndim in (4, 5) else x.reshape(-1, x.shape[-1])
 
-    They and the result are computed as Keras does it, to the bit: a deep network makes much of a rounding.
+
+class _Normalized(torch.autograd.Function):
+    """A batch `(N, …, channels)`, normalised, and the next moving mean and variance `(channels,)`.
+
+    Written down as one operation, and its gradients as another.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: Any, offset: Any, epsilon: float) -> Any:
-        axes, shape = [axis for axis in range(x.ndim) if axis != 1], (-1, *[1] * (x.ndim - 2))
-        mean = x.mean(axes)
-        variance = x.square().mean(axes) - mean.square()
-        inverse = (variance + epsilon).rsqrt()
+    def forward(ctx: Any, recorder: Recorder, x: torch.Tensor, scale: Any, *others: Any) -> Any:
+        y, *moved, mean, inverse = recorder.call(_forwards, (x, scale, *others), {})
+        ctx.recorder, ctx.epsilon = recorder, others[-2]
         ctx.save_for_backward(x, scale, mean, inverse)
-        ctx.epsilon = epsilon
-        ctx.mark_non_differentiable(mean, variance)
-        factor = inverse if scale is None else inverse * scale
-        y = (x - mean.view(shape)).mul_(factor.view(shape))
-        return y if offset is None else y.add_(offset.view(shape)), mean, variance
+        ctx.mark_non_differentiable(*moved)
+        ctx.set_materialize_grads(False)
+        return y, *moved
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> Any:
-        x, scale, mean, inverse = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:3]
-        return *torch.ops.aten.native_batch_norm_backward(
-            gradient, x, scale, None, None, mean, inverse, True, ctx.epsilon, wanted
-        ), None
+        wanted, nothing = ctx.needs_input_grad[1:4], [None] * 3
+        return None, *ctx.recorder.call(_backwards, (gradient, *ctx.saved_tensors, ctx.epsilon, wanted), {}), *nothing
+
+
+def _forwards(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    moving: Sequence[torch.Tensor],
+    epsilon: float,
+    momentum: float,
+) -> tuple[torch.Tensor, ...]:
+    """What Keras computes, to the bit: a deep network makes much of a rounding. And what the gradients need of it."""
+    axes = [*range(x.ndim - 1)]
+    mean = x.mean(axes)
+    variance = x.square().mean(axes) - mean.square()
+    inverse = (variance + epsilon).rsqrt()
+    y = (x - mean).mul_(inverse if scale is None else inverse * scale)
+    moved = [old * momentum + new * (1.0 - momentum) for old, new in zip(moving, (mean, variance))]
+    return y if offset is None else y.add_(offset), *moved, mean, inverse
+
+
+def _backwards(
+    gradient: torch.Tensor, x: torch.Tensor, scale: Any, mean: Any, inverse: Any, epsilon: float, wanted: Any
+) -> list[torch.Tensor | None]:
+    """The gradients of input, scale and offset."""
+    gradients = torch.ops.aten.native_batch_norm_backward(
+        _channels_second(gradient), _channels_second(x), scale, None, None, mean, inverse, True, epsilon, wanted
+    )
+    found: list[torch.Tensor | None] = [each if want else None for each, want in zip(gradients, wanted)]
+    if found[0] is not None:
+        found[0] = found[0].movedim(1, -1) if x.ndim in (4, 5) else found[0].reshape(x.shape)
+    return found

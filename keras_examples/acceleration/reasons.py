@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 
 import keras
 import numpy as np
@@ -22,9 +22,13 @@ def is_library(file: str) -> bool:
 
 def frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     """The frames of the step under way, from the innermost to the one that began it."""
-    while frame and not (frame.f_code.co_name == "_run_stock" and frame.f_code.co_filename.startswith(HERE)):
+    while frame and not begins_step(frame.f_code):
         yield frame, frame.f_lineno
         frame = frame.f_back
+
+
+def begins_step(code: CodeType) -> bool:
+    return code.co_name == "_run_stock" and code.co_filename.startswith(HERE)
 
 
 def whereabouts(frames: Iterable[tuple[FrameType, int]]) -> str:

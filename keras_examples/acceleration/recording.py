@@ -7,7 +7,7 @@ import functools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ from keras_examples.acceleration.internals import (
     flop_registry,
     without_function_modes,
 )
-from keras_examples.acceleration.reasons import frames, whereabouts
+from keras_examples.acceleration.reasons import begins_step, frames, whereabouts
 
 Node = torch.fx.Node
 Tag = torch.Tag
@@ -67,7 +67,7 @@ class Recorder(TorchDispatchMode):
         self.outside: dict[int, list[Node]] = {}  # by storage
         self.written: set[Node] = set()
         self.before: list[tuple[torch.Tensor, torch.Tensor, bool]] = []
-        self.codes: set[CodeType] = set()
+        self.codes: dict[int, CodeType] = {}  # by id, since to hash code takes longer than to run it
         self.reason, self.work, self.rough, self.paused = "", 0, False, False
         self.update: Callable[[], None] | None = None  # what the optimizer was called for, until the step is over
         self.updated: set[int] = set()  # storages that it will change
@@ -95,8 +95,8 @@ class Recorder(TorchDispatchMode):
         """Calls a function and writes it down as one operation, whatever it does; its results have no gradients."""
         self.paused = True
         result = function(*args, **kwargs)
-        self.paused = False
         self._name(result, self.graph.call_function(function, *self._named((args, kwargs))), None, False)
+        self.paused = False
         return result
 
     def is_literal(self, tensor: torch.Tensor) -> bool:
@@ -120,7 +120,10 @@ class Recorder(TorchDispatchMode):
             return self._lift(operation(*args))
         if operation is aten.set_.source_Storage:
             return self._look(operation(*args))
-        self.codes.update(frame.f_code for frame, _ in frames(sys._getframe(2)))
+        frame: FrameType | None = sys._getframe(2)
+        while frame and not begins_step(frame.f_code):
+            self.codes[id(frame.f_code)] = frame.f_code
+            frame = frame.f_back
         tensors = list(flat((args, kwargs)))
         nodes = [self.node(tensor) for tensor in tensors]
         name, tags = operation._schema.name.partition("::")[2], operation.tags

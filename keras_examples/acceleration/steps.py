@@ -170,7 +170,7 @@ class StepFunction:
         if not problem:
             try:
                 if recorder:
-                    self.watch.know(recorder.codes)
+                    self.watch.know({*recorder.codes.values()})
                     recording = Recording(recorder, step, batch, self.options)
                     if self.options.exchange and (others := self._others(recording)):
                         raise ValueError(f"its step assigns {others} variables that are no metric's")
@@ -217,7 +217,7 @@ class StepFunction:
                 for layer in recurrent_layers(self.model):
                     stack.enter_context(in_place_of(layer, "inner_loop", partial(by_kernel, recorder, layer)))
                 for layer in normalizations(self.model):
-                    stack.enter_context(in_place_of(layer, "call", partial(normalized, layer)))
+                    stack.enter_context(in_place_of(layer, "call", partial(normalized, recorder, layer)))
             returned = self.stock(data)
         return StockStep(returned, None if only_metrics else keras.tree.flatten(returned), *(updates or [([], [])])[0])
 
