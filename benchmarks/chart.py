@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from benchmarks.contest import medians
 from keras_examples.files import whole_file
@@ -50,6 +51,7 @@ def draw(path: str, title: str, values: dict[str, dict[str, Any]], about: str, b
         axis.set_title(f"{example}, {unit:,.4g} ms in {base}" if unit else example, loc="left", fontsize=9, pad=2)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set(xscale="log", ylim=(len(measured) - 0.5, -0.5))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
         axis.tick_params(which="both", length=0)
