@@ -453,6 +453,17 @@ def test_batch_normalization(options, shape):
     assert not both(run)
 
 
+def test_batch_normalization_twice_in_a_step():
+    def run(prepare):
+        x = keras.Input((6,))
+        shared, across = layers.BatchNormalization(momentum=0.5), layers.TimeDistributed(layers.BatchNormalization())
+        y = layers.Reshape((3, 2))(shared(layers.Dense(6)(shared(x))))
+        model = prepare(compiled(keras.Model(x, layers.Dense(3)(layers.Flatten()(across(y)))), "sgd"))
+        return fit(model), state(model)
+
+    assert not both(run)
+
+
 def test_batch_normalization_of_what_a_mask_leaves():
     def run(prepare):
         stack = [keras.Input((5, 3)), layers.Masking(), layers.BatchNormalization(), layers.LSTM(4), layers.Dense(3)]
