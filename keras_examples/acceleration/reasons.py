@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from types import CodeType, FrameType
+from types import FrameType
 
 import keras
 import numpy as np
@@ -22,13 +22,9 @@ def is_library(file: str) -> bool:
 
 def frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     """The frames of the step under way, from the innermost to the one that began it."""
-    while frame and not begins_step(frame.f_code):
+    while frame and not (frame.f_code.co_name == "_run_stock" and frame.f_code.co_filename.startswith(HERE)):
         yield frame, frame.f_lineno
         frame = frame.f_back
-
-
-def begins_step(code: CodeType) -> bool:
-    return code.co_name == "_run_stock" and code.co_filename.startswith(HERE)
 
 
 def whereabouts(frames: Iterable[tuple[FrameType, int]]) -> str:

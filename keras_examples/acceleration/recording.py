@@ -7,7 +7,7 @@ import functools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ from keras_examples.acceleration.internals import (
     flop_registry,
     without_function_modes,
 )
-from keras_examples.acceleration.reasons import begins_step, frames, whereabouts
+from keras_examples.acceleration.reasons import frames, whereabouts
 
 Node = torch.fx.Node
 Tag = torch.Tag
@@ -120,10 +120,7 @@ class Recorder(TorchDispatchMode):
             return self._lift(operation(*args))
         if operation is aten.set_.source_Storage:
             return self._look(operation(*args))
-        frame: FrameType | None = sys._getframe(2)
-        while frame and not begins_step(frame.f_code):
-            self.codes[id(frame.f_code)] = frame.f_code
-            frame = frame.f_back
+        self.codes.update((id(frame.f_code), frame.f_code) for frame, _ in frames(sys._getframe(2)))
         tensors = list(flat((args, kwargs)))
         nodes = [self.node(tensor) for tensor in tensors]
         name, tags = operation._schema.name.partition("::")[2], operation.tags
