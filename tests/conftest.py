@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -15,6 +16,9 @@ from keras_examples.data import DATASETS
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "datasets"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # with two threads each, two workers on two cores wait for each other
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 torch.backends.cudnn.allow_tf32 = False  # whose products of 10 bits no comparison of a test allows for
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="not so on a GPU")
 

@@ -155,6 +155,7 @@ def test_sampling(tmp_path):
     assert len(rows) == 1
 
 
+@pytest.mark.slow
 def test_loading_random_files_where_there_are_no_real_ones(tmp_path):
     header, rows = table(tmp_path, "loading", "--data-dir", str(tmp_path))
     assert header == ["CIFAR-10", "ours", "numpy", "ours / numpy"]
@@ -169,6 +170,7 @@ def test_memory(tmp_path):
     assert all(100 < float(cell.replace(",", "")) < 10_000 for cell in rows[0][1:3])
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_pages(tmp_path):
     path = tmp_path / "report.json"
