@@ -218,7 +218,10 @@ def recipe_options(rows: dict[str, Example]) -> Decorator:
             "Peak of the one-cycle schedule.",
             "--lr",
         ),
-        option("--optimizer", Choice(["sgd", "adam", "adamw"]), "How steps are taken."),
+        option("--optimizer", Choice(["sgd", "adam"]), "How steps are taken."),
+        option(
+            "--weight-decay", Range(0, math.inf, max_open=True), "How much of all weights a step takes off, as AdamW."
+        ),
         option("--clip-norm", Range(0, math.inf, max_open=True), "Largest norm of the gradient; 0 does not clip."),
         option("--centre", Range(0, 1), "Brightness that counts as zero in the first layer's steps."),
         option("--augment/--no-augment", None, "Shift (and flip photos) at random in training."),

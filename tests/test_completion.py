@@ -28,7 +28,7 @@ def bash(script):
         ("mnist ''", "fit evaluate save sample"),
         ("mnist --arch l", "linear"),
         ("mnist --ar", "--arch"),
-        ("mnist --arch cnn --optimizer ad", "adam adamw"),
+        ("mnist --arch cnn --optimizer ad", "adam"),
         ("cifar sample --arch ''", "cnn dense"),
         ("datasets fetch ti", "tinyshakespeare"),
         ("weights ''", "files: default"),

@@ -1,6 +1,7 @@
 """The optimizers of the recipes: a one-cycle schedule, and steps that do not see how bright the pixels are."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,14 +11,24 @@ from keras_examples.examples import Recipe
 
 
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a run of so many steps, its learning rate on a one-cycle schedule."""
-    make, options = {
-        "sgd": (CentredSGD, {"momentum": 0.9, "nesterov": True}),
-        "adam": (CentredAdam, {}),
-        "adamw": (CentredAdam, {"weight_decay": 0.05}),
-    }[recipe.optimizer]
-    schedule = OneCycle(recipe.learning_rate, steps)
-    return make(schedule, global_clipnorm=recipe.clip_norm or None, centre=recipe.centre, **options)
+    """The optimizer of a run of so many steps, its learning rate on a one-cycle schedule.
+
+    Raises ValueError if there is none of that name.
+    """
+    kinds: dict[str, Callable[..., keras.Optimizer]] = {
+        "sgd": partial(CentredSGD, momentum=0.9, nesterov=True),
+        "adam": CentredAdam,
+    }
+    if recipe.optimizer not in kinds:
+        raise ValueError(
+            f"No such optimizer. Received: {recipe.optimizer}. Choose sgd or adam; AdamW is adam with a weight decay."
+        )
+    return kinds[recipe.optimizer](
+        OneCycle(recipe.learning_rate, steps),
+        weight_decay=recipe.weight_decay or None,
+        global_clipnorm=recipe.clip_norm or None,
+        centre=recipe.centre,
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_examples")
