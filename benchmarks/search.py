@@ -4,7 +4,7 @@
 python -m benchmarks.search mnist-mlp "epochs=60" "epochs=60 weight_decay=0.05"
 
 A recipe is the fields, in TOML's notation, that differ from the example's own. A sixth of the training data, which no
-recipe trains on unless it sets another validation_split, tells them apart. The figures are added to docs/search.csv.
+recipe trains on unless it sets another validation_split, tells them apart.
 """
 
 import csv
@@ -13,24 +13,22 @@ import tomllib
 from pathlib import Path
 
 import click
-import keras
 
 from keras_examples.examples import EXAMPLES
 from keras_examples.training import fit
-
-LOG = Path("docs/search.csv")
 
 
 @click.command(help=__doc__)
 @click.argument("example", type=click.Choice([*EXAMPLES]))
 @click.argument("recipes", nargs=-1, required=True)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many, from 0.")
-def main(example: str, recipes: tuple[str, ...], seeds: int) -> None:
+@click.option("--log", type=click.Path(path_type=Path), default="docs/search.csv", show_default=True, help="Grows.")
+def main(example: str, recipes: tuple[str, ...], seeds: int, log: Path) -> None:
     for seed in range(seeds):
         for recipe in recipes:
             row = trial(example, recipe, seed)
-            is_new = not LOG.exists()
-            with LOG.open("a", newline="") as file:
+            is_new = not log.exists()
+            with log.open("a", newline="") as file:
                 writer = csv.DictWriter(file, row, lineterminator="\n")
                 if is_new:
                     writer.writeheader()
@@ -41,7 +39,6 @@ def main(example: str, recipes: tuple[str, ...], seeds: int) -> None:
 def trial(example: str, recipe: str, seed: int) -> dict[str, object]:
     """What a run came to in its last epoch."""
     options = {"validation_split": 1 / 6} | tomllib.loads("\n".join(recipe.split()))
-    keras.backend.clear_session()
     with tempfile.TemporaryDirectory() as folder:
         save = Path(folder, "trial.weights.h5")
         report = fit(example, **options, seed=seed, data="real", save=save, echo=lambda line: None)

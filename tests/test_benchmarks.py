@@ -1,5 +1,6 @@
 """Each benchmark at its smallest: what it prints and writes, never how fast."""
 
+import csv
 import gzip
 import json
 import os
@@ -178,6 +179,21 @@ def test_pages(tmp_path):
     values = json.loads(path.read_text())["values"]
     assert {"plain", "ruled", "pencil", "inverted"} < set(values)
     assert values["plain"] == {"right": [100], "over plain": [100]}
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_search_notes_how_recipes_validate(tmp_path):
+    log = tmp_path / "search.csv"
+    recipes = ["epochs=1 limit=500", "epochs=2 limit=500 optimizer='sgd' validation_split=0.5"]
+    command = [sys.executable, "-m", "benchmarks.search", "mnist-linear", *recipes, "--seeds", "2", "--log", str(log)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    rows = [*csv.DictReader(log.open())]
+    assert [(row["seed"], row["epochs"], row["validation_split"]) for row in rows] == [
+        (seed, *rest) for seed in "01" for rest in (("1", "0.167"), ("2", "0.5"))
+    ]
+    assert [row["recipe"] for row in rows] == recipes * 2
+    assert all(0.3 < float(row["val_accuracy"]) < 1 < float(row["val_loss"]) < 3 for row in rows)
 
 
 def test_an_unknown_name_is_a_usage_error():

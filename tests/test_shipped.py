@@ -1,12 +1,9 @@
-"""The commands that choose recipes and make the weights which ship with the project."""
-
-import csv
+"""The command that makes the weights which ship with the project, from seeds that are trained already."""
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
 
-from benchmarks import search, shipped
+from benchmarks import shipped
 from keras_examples import cifar_cnn, conv_autoencoder, weights
 
 TEXT = "# Weights\n\nWhat is here.\n"
@@ -49,18 +46,3 @@ def test_the_first_seed_ships_in_half_precision_and_the_table_has_all(seeds):
     first = weights.restore(seeds / "seeds" / "cifar-cnn-0.weights.h5", "cifar-cnn")[0].get_weights()
     for half, whole in zip(weights.restore(path, "cifar-cnn")[0].get_weights(), first, strict=True):
         assert (half == whole.astype("float16")).all()
-
-
-@pytest.mark.realdata
-def test_a_search_notes_how_recipes_validate(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(search, "LOG", tmp_path / "search.csv")
-    recipes = ["epochs=1 limit=500", "epochs=2 limit=500 optimizer='sgd' validation_split=0.5"]
-    result = CliRunner().invoke(search.main, ["mnist-linear", *recipes, "--seeds", "2"])
-    assert result.exit_code == 0, result.output
-    rows = [*csv.DictReader((tmp_path / "search.csv").open())]
-    assert [(row["seed"], row["epochs"], row["validation_split"]) for row in rows] == [
-        (seed, *rest) for seed in "01" for rest in (("1", "0.167"), ("2", "0.5"))
-    ]
-    assert [row["recipe"] for row in rows] == recipes * 2
-    assert all(0.3 < float(row["val_accuracy"]) < 1 < float(row["val_loss"]) < 3 for row in rows)
