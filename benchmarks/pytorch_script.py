@@ -153,7 +153,7 @@ def main(example: str, data_dir: str, epochs: str, file: str) -> None:
     optimizer = (
         torch.optim.SGD(parameters, recipe.learning_rate, momentum=0.9, nesterov=True, fused=True)
         if recipe.optimizer == "sgd"
-        else torch.optim.Adam(parameters, recipe.learning_rate, fused=True)
+        else torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     )
 
     def height(step: int) -> float:

@@ -42,6 +42,8 @@ def trial(example: str, recipe: str, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         save = Path(folder, "trial.weights.h5")
         report = fit(example, **options, seed=seed, data="real", save=save, echo=lambda line: None)
+    if report["interrupted"]:
+        raise click.Abort
     history = report["history"]
     last = {
         name: f"{history[name][-1]:.6g}" if name in history else "" for name in ("loss", "val_loss", "val_accuracy")

@@ -11,10 +11,7 @@ from keras_examples.examples import Recipe
 
 
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a run of so many steps, its learning rate on a one-cycle schedule.
-
-    Raises ValueError if there is none of that name.
-    """
+    """The optimizer of a run of so many steps, on a one-cycle schedule. Raises ValueError if there is no such one."""
     kinds: dict[str, Callable[..., keras.Optimizer]] = {
         "sgd": partial(CentredSGD, momentum=0.9, nesterov=True),
         "adam": CentredAdam,
