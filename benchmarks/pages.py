@@ -41,7 +41,7 @@ def read(image: Image.Image) -> np.ndarray:
 
 
 def page(kind: str, digit: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """One page `(SIDE, SIDE)` in grey; what is not of its kind, such as where the digit stands, varies a little."""
+    """One page in grey, at most `(SIDE, SIDE)`; what is not of its kind, as where the digit stands, varies a little."""
     size = int(random.integers(360, 480))
     middle = random.uniform(0.45, 0.55, 2) * SIDE
     strokes, paper, ink, noise = enlarged(digit, size), np.full((SIDE, SIDE), float(PAPER)), INK, 3.0
@@ -63,7 +63,11 @@ def page(kind: str, digit: np.ndarray, random: np.random.Generator) -> Image.Ima
     area += strokes * (np.minimum(area, ink) - area)
     if kind == "inverted":
         paper = 255 - paper
-    return Image.fromarray((paper + random.normal(0, noise, paper.shape)).clip(0, 255).astype(np.uint8))
+    image = Image.fromarray((paper + random.normal(0, noise, paper.shape)).clip(0, 255).astype(np.uint8))
+    if kind == "cropped":  # to the pixel
+        (row, below), (column, right) = ((side.min(), side.max() + 1) for side in (strokes > 0.5).nonzero())
+        return image.crop((left + column, top + row, left + right, top + below))
+    return image
 
 
 def shaded(paper: np.ndarray, random: np.random.Generator, least: int, most: int) -> None:
@@ -76,21 +80,16 @@ def shaded(paper: np.ndarray, random: np.random.Generator, least: int, most: int
     paper -= random.uniform(least, most) * (far - far.min()) / np.ptp(far)
 
 
-def ruled(paper: np.ndarray, random: np.random.Generator, both: bool = False) -> None:
-    """Rules 40 to 90 pixels apart, of one to three pixels, turned by up to two degrees."""
+def ruled(paper: np.ndarray, random: np.random.Generator, both: bool = False, least: int = 40, most: int = 90) -> None:
+    """Rules so many pixels apart, of one to three pixels, turned by up to two degrees."""
     page = Image.new("L", (SIDE, SIDE))
-    draw, apart, wide = ImageDraw.Draw(page), int(random.integers(40, 90)), int(random.integers(1, 4))
+    draw, apart, wide = ImageDraw.Draw(page), int(random.integers(least, most)), int(random.integers(1, 4))
     lean = round(np.tan(np.radians(random.uniform(-2, 2))) * SIDE)
     for place in range(-apart, SIDE + apart, apart):
         draw.line([(0, place), (SIDE, place + lean)], 255, wide)
         if both:
             draw.line([(place, 0), (place - lean, SIDE)], 255, wide)
     paper -= random.uniform(30, 90) * (np.asarray(page) > 0)
-
-
-def gridded(paper: np.ndarray, random: np.random.Generator) -> None:
-    """Rules both ways."""
-    ruled(paper, random, both=True)
 
 
 def table(paper: np.ndarray, random: np.random.Generator) -> None:
@@ -108,6 +107,21 @@ def framed(paper: np.ndarray, random: np.random.Generator) -> None:
         np.zeros((SIDE - top - bottom, SIDE - left - right), bool), ((top, bottom), (left, right)), constant_values=True
     )
     paper[dark] = 0
+
+
+def sheet(paper: np.ndarray, random: np.random.Generator) -> None:
+    """A dark table around the sheet, which is turned by up to 12 degrees."""
+    square = Image.new("L", (SIDE, SIDE))
+    square.paste(255, (60, 60, SIDE - 60, SIDE - 60))
+    paper[np.asarray(square.rotate(random.uniform(-12, 12))) == 0] = random.uniform(20, 120)
+
+
+def punched(paper: np.ndarray, random: np.random.Generator) -> None:
+    """Two holes for a ring binder on the left."""
+    down, across = np.ogrid[:SIDE, :SIDE]
+    for row in (SIDE // 5, SIDE * 4 // 5):
+        hole = np.hypot(down - row, across - random.uniform(40, 60)) < random.uniform(15, 25)
+        paper[hole] = random.uniform(20, 100)
 
 
 def enlarged(digit: np.ndarray, size: int) -> np.ndarray:
@@ -156,8 +170,11 @@ PAPERS: dict[str, Callable[[np.ndarray, np.random.Generator], None]] = {
     "shaded by 40 to 100": partial(shaded, least=40, most=100),
     "shaded by 100 to 120": partial(shaded, least=100, most=120),
     "ruled": ruled,
-    "gridded": gridded,
+    "gridded": partial(ruled, both=True),
+    "finely gridded": partial(ruled, both=True, least=24, most=40),
     "table's edge": table,
     "black frame": framed,
+    "sheet on a table": sheet,
+    "punched": punched,
 }
-KINDS = ("plain", *PAPERS, "pencil", "noise", "thin pen", "thick pen", "off-centre", "inverted")
+KINDS = ("plain", *PAPERS, "pencil", "noise", "thin pen", "thick pen", "off-centre", "inverted", "cropped")

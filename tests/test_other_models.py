@@ -90,6 +90,10 @@ LEAVES = {
     "tolist": lambda layer, x: x * sum(x.detach().flatten().tolist()),
     "numpy": lambda layer, x: x * x.detach().cpu().numpy().mean(),
     "an array of it": lambda layer, x: x * np.asarray(x.detach().cpu()).mean(),
+    "a tensor of tensors": lambda layer, x: x * torch.tensor([x.detach().mean(), x.detach().max()]).sum(),
+    "as_tensor": lambda layer, x: x * torch.as_tensor([[x.detach().mean()], [2.0]]).sum(),
+    "asarray": lambda layer, x: x * torch.asarray((x.detach().mean(), 2.0)).sum(),
+    "new_tensor": lambda layer, x: x * x.new_tensor([x.detach().mean()]),
     "text": lambda layer, x: x * float(f"{x.detach().mean():.3f}"),
     "a branch": lambda layer, x: x * 2 if x.sum() > 0 else x * 3,
     "a comparison": lambda layer, x: x * (2 if torch.equal(x, x.abs()) else 3),
@@ -108,6 +112,58 @@ def test_what_a_recording_cannot_follow_stays_stock_keras(function):
         return trained(prepare, Apply(function, generator=generator, counter=itertools.count(1)))
 
     assert both(run)
+
+
+def test_tensors_of_numbers_are_no_reason():
+    assert not both(lambda prepare: trained(prepare, Apply(lambda layer, x: x * torch.tensor([1.0, 2.0]).sum())))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(1.0),
+        lambda: keras.optimizers.SGD(1.0, momentum=0.9, nesterov=True, weight_decay=0.1),
+        lambda: keras.optimizers.Adam(1.0),
+    ],
+)
+def test_a_gradient_that_is_the_same_at_each_step(optimizer):
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 1.0 if epoch < 2 else 0.1)
+
+    def run(prepare):
+        model = small(layers.Dense(1))
+        model.compile(optimizer(), lambda y_true, y_pred: 0.1 * y_pred)
+        return fit(prepare(model), epochs=4, callbacks=[schedule]), state(model)
+
+    assert not both(run)
+
+
+class KeepsGradient(layers.Layer):
+    """A scale whose gradient a hook of torch's writes into a variable."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[1:], initializer="ones")
+        self.kept = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False)
+        self.scale.value.register_hook(self.keep)
+
+    def keep(self, gradient):
+        self.kept.assign(gradient)
+
+    def call(self, x):
+        return x * self.scale
+
+
+def test_a_gradient_that_a_hook_keeps():
+    assert not both(lambda prepare: trained(prepare, KeepsGradient()))
+
+
+def test_attributes_whose_state_cannot_be_read():
+    def plain(layer, x):
+        return x * 2
+
+    def run(prepare):
+        return trained(prepare, Apply(plain, chance=random.SystemRandom(), sparse=torch.eye(6).to_sparse()))
+
+    both(run)
 
 
 def test_a_counter_that_seldom_counts_is_not_frozen_either():

@@ -46,10 +46,10 @@ def finished(recorder: Recorder, results: Sequence[torch.Tensor]) -> tuple[Calla
         A function of a batch's tensors and of those it holds, which returns the results and new values; the tensors
         that it holds; those that the values are for. What else the step changes in place, the function changes.
     """
-    graph, written = recorder.graph, recorder.written
-    nodes = [recorder.node(tensor) for tensor in results]
-    # What is handed out must not be what is held, nor the batch.
-    copied = [_insert(graph, aten.clone.default, (n,), n) if n.meta["root"].op == "placeholder" else n for n in nodes]
+    graph, written, nodes = recorder.graph, recorder.written, [recorder.node(tensor) for tensor in results]
+    # What is handed out must not be what is held, nor the batch: an optimizer may change it.
+    kept = ["value" in n.meta or n.meta["root"].op == "placeholder" for n in nodes]
+    copied = [_insert(graph, aten.clone.default, (n,), n) if keep else n for n, keep in zip(nodes, kept)]
     places, values = _late_assignments(graph, written)
     graph.output(copied + values)
     rewrites = [_choose_products] if recorder.on_cpu else []

@@ -272,13 +272,13 @@ class StepFunction:
         with torch.no_grad():
             if self.options.exchange and self.mode != "predict":
                 gradients, values = self.options.exchange(gradients, values, recording.assigned, count)
+            if values:  # before the update, which may change gradients and weights that they share memory with
+                torch._foreach_copy_(recording.assigned, values)
             if recording.variables:
                 if recording.update is None:
                     around = self.options.around_update
                     recording.update = updater(self.model.optimizer, recording.variables, gradients, around)
                 recording.update(gradients)
-            if values:
-                torch._foreach_copy_(recording.assigned, values)
         if recording.only_metrics:
             return self.logs.read(self.model)
         return outputs[0] if recording.structure is None else keras.tree.pack_sequence_as(recording.structure, outputs)

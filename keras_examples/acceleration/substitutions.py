@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import keras
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -25,6 +26,7 @@ LEAVES_TORCH = "__array__ __deepcopy__ __dlpack__ __reduce_ex__ __repr__ data_pt
 SPLITS = {torch.tensor_split, torch.Tensor.tensor_split}  # which may read where from a tensor
 SEES_OFF = {getattr(_tensor, name) for name in (LEAVES_TORCH + " untyped_storage").split()} | SPLITS
 SEES_OFF.add(_tensor.data.__set__)
+BY_VALUE = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor}  # of a list, out of dispatch's sight
 
 
 class Substitutions(torch.overrides.TorchFunctionMode):
@@ -37,6 +39,11 @@ class Substitutions(torch.overrides.TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, x = kwargs or {}, args[0] if args else None
+        if function in BY_VALUE and not self.recorder.reason:
+            listed = [part for part in (*args, *kwargs.values()) if isinstance(part, (list, tuple))]
+            parts = [part.value if isinstance(part, keras.Variable) else part for part in keras.tree.flatten(listed)]
+            if [*flat(parts)]:
+                self._see_off(function, parts, {})
         if self.recorder.reason or not isinstance(x, torch.Tensor):
             return function(*args, **kwargs)
         if function is torch.Tensor.__int__ and sys._getframe(1).f_code is seeding:

@@ -169,17 +169,19 @@ def _settings() -> list[Any]:
 def _state_of(thing: Any) -> Callable[[], list[Any]] | None:
     """What reads the state of a thing that is changed in place, in plain numbers and texts."""
     if isinstance(thing, torch.Tensor):
+        if thing.layout is not torch.strided:
+            return lambda: [thing._version, thing.requires_grad]
         return lambda: [thing.data_ptr(), thing.requires_grad, *thing.stride()]
     if isinstance(thing, np.ndarray) and thing.dtype != object:
         step = -(-thing.nbytes // LARGE) or 1
         return lambda: [zlib.crc32(thing.reshape(-1)[::step].tobytes())]
     if isinstance(thing, np.random.Generator):
         return lambda: [repr(thing.bit_generator.state)]
-    if isinstance(thing, random.Random):
+    if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom):
         return lambda: [repr(thing.getstate())]
     if isinstance(thing, torch.Generator):
         return lambda: [thing.get_state().numpy().tobytes()]
-    if isinstance(thing, Iterator):  # nobody knows what comes next
+    if isinstance(thing, (Iterator, random.SystemRandom)):  # nobody knows what comes next
         return lambda: [time.perf_counter()]
     return None
 

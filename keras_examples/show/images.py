@@ -125,8 +125,10 @@ def _read(path: str | Path) -> Image.Image:
             f"Scale it below {MAX_PIXELS // 10**6} megapixels."
         )
     upright: Image.Image = image
-    if upright.mode.startswith("I"):  # 16 bits a pixel, which convert("L") would clip at 255
-        upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
+    if upright.mode[0] in "IF":  # 16 bits a pixel or more, which convert("L") would clip at 255
+        levels = np.nan_to_num(np.asarray(upright, np.float32)).clip(0)
+        white = next((most for most in (1, 255, 65535) if levels.max() <= most), levels.max())
+        upright = Image.fromarray((255 * levels / white).astype(np.uint8))
     if upright.has_transparency_data:
         pixels = np.asarray(_reduced(upright, "RGBA"), np.float32)
         opacity = pixels[..., 3:] / 255

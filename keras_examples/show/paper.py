@@ -49,7 +49,7 @@ def _page(image: Image.Image) -> Image.Image:
         whole = ndimage.binary_fill_holes(mark)
         # A sheet is large, broader than a stroke, nearly a rectangle, and little is written on it.
         large, broad = mark.size > small.size / 5, min(mark.shape) > 0.4 * max(mark.shape)
-        if large and broad and whole.mean() > 0.8 and mark.sum() > 0.7 * whole.sum():
+        if large and broad and mark.sum() > 0.7 * whole.sum() and _fills_rectangle(whole):
             (top, bottom), (left, right) = (
                 [int(end * max(image.size) / max(small.shape)) for end in (part.start, part.stop)] for part in place
             )
@@ -57,9 +57,21 @@ def _page(image: Image.Image) -> Image.Image:
             within = Image.fromarray(ndimage.binary_erosion(whole, iterations=2)).resize(sheet.size)
             return Image.composite(sheet, Image.new("L", sheet.size, int(np.median(small[place][mark]))), within)
     # Much ink, none of it in a corner, where a table's would be, and the same paper all around: it was cropped closely.
-    even = np.ptp(np.percentile(edge, [25, 75])) < 0.2 * np.ptp(np.percentile(small, [3, 97]))
-    close = inside.mean() > 0.15 and even and not inside[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    darkest, brightest = np.percentile(small, [1, 99])
+    ink = np.abs(small - float(level)) > (brightest - darkest) / 2
+    even = (np.abs(edge - float(level)) < 0.2 * (brightest - darkest)).mean() > 0.6
+    close = ink.mean() > 0.15 and even and not ink[[0, 0, -1, -1], [0, -1, 0, -1]].any()
     return ImageOps.expand(image, max(image.size) // 2, level) if close else image
+
+
+def _fills_rectangle(mark: np.ndarray) -> bool:
+    """Whether a mark, `(height, width)` bool, has nearly the area of a rectangle around it, turned by up to 20°."""
+    places = np.argwhere(mark)
+    for angle in np.radians(np.arange(-20, 21, 4)):
+        turned = places @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        if len(places) > 0.8 * np.prod(np.ptp(turned, axis=0) + 1):
+            return True
+    return False
 
 
 def _relief(page: np.ndarray) -> np.ndarray:
@@ -107,4 +119,13 @@ def _marks(ink: np.ndarray, threshold: float) -> np.ndarray:
     inner = np.bincount(labels[top:-top, left:-left].ravel(), minlength=count + 1)
     mass[inner == 0] = mass[0] = 0  # nor is what lies along it
     largest = mass.max()
-    return (mass > 0.08 * largest)[labels] & (largest > mass.sum() / 4)  # among many of a size, none is it
+    if largest <= mass.sum() / 4:  # among many of a size, none is it
+        return np.zeros(ink.shape, bool)
+    boxes = np.array([[side.start, side.stop] for place in ndimage.find_objects(labels) for side in place])
+    starts, stops = boxes.reshape(-1, 2, 2).transpose(2, 0, 1)
+    main = mass[1:].argmax()
+    gaps = np.maximum(starts - stops[main], starts[main] - stops).max(axis=1)
+    # What is small and further away than half a digit is a hole in the sheet, or a page's number.
+    near = gaps < 0.5 * (stops[main] - starts[main]).max()
+    kept = mass[1:] > np.where(near, 0.08, 0.25) * largest
+    return np.append(False, kept)[labels]
