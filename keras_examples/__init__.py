@@ -37,7 +37,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 _RUNNING = sys.modules["keras"].backend.backend() if "keras" in sys.modules else None
-_BACKEND = os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or _RUNNING or "torch"
+ASKED = os.environ.get("KERAS_BACKEND")  # by the user, before this module sets it
+_BACKEND = os.environ["KERAS_BACKEND"] = ASKED or _RUNNING or "torch"
 if _RUNNING not in (None, _BACKEND):
     raise ImportError(
         f"Keras already runs on another backend than the one asked for. Received: asked for {_BACKEND!r}, running on "

@@ -22,7 +22,9 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from keras_examples import ASKED
 from keras_examples.examples import Example
 
 TOML_WORDS = {bool: "true or false", tuple: "a list of whole numbers", int: "a whole number", float: "a number"}
@@ -76,12 +78,20 @@ def reported(example: str) -> Decorator:
                     signal.signal(number, lambda *_: None)
                 if show_traceback:
                     traceback.print_exc()
-                raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
+                raise click.ClickException(one_line(error)) from error
 
         command.__doc__ = f"{inspect.getdoc(function)}\n\n\b\npython cli.py {example}"
         return command
 
     return decorate
+
+
+def one_line(error: Exception) -> str:
+    """What is wrong in one line, also where the system alone says so."""
+    if isinstance(error, OSError) and error.strerror:
+        remedy = "Check the path, who may use it, and the room on the disk"
+        return f"Cannot use a file: {error.strerror}. Received: path={str(error.filename or '')!r}. {remedy}."
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def take_any_character(stream: Any) -> None:
@@ -156,10 +166,12 @@ def options(*decorators: Decorator, group: str | None = None) -> Decorator:
 
 def choose_backend(ctx: click.Context, param: click.Parameter, name: str) -> None:
     """Tells Keras, which reads its backend when it is imported."""
+    if ctx.get_parameter_source("backend") is ParameterSource.ENVIRONMENT:  # which a file of options goes before
+        name = (ctx.default_map or {}).get("backend", name)
     if not find_spec(name):
         raise click.ClickException(f"{name} is not installed. Received: --backend {name}. Run `pip install {name}`.")
-    if (other := os.environ.get("KERAS_BACKEND") or name) != name:
-        click.echo(f"--backend {name} is used, not KERAS_BACKEND={other}", err=True)
+    if ASKED and name != ASKED:
+        click.echo(f"--backend {name} is used, not KERAS_BACKEND={ASKED}", err=True)
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports on itself at length
 
@@ -169,8 +181,8 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     if path is None:
         return
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        with open(path, encoding="utf-8-sig") as file:
+            content = tomllib.loads(file.read())
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"Cannot read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
     known = {name: other for other in ctx.command.params for name in other.opts if other is not param}

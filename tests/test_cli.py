@@ -183,6 +183,15 @@ def test_work_that_fails_is_one_line_and_exit_status_1(run, tmp_path, arguments,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk at hand")
+def test_what_the_system_alone_says_is_one_line_too():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, str(ROOT / "cli.py"), "greeks", "--json"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: Cannot use a file: No space left on device. Received: ")
+
+
 def test_traceback_shows_where_an_error_came_from(tmp_path):
     result = shell("mnist", "--data", "real", "--data-dir", "missing", "--traceback", cwd=tmp_path)
     assert result.returncode == 1

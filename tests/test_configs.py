@@ -3,9 +3,11 @@ import re
 import tomllib
 from dataclasses import fields
 
+import click
 import pytest
 
 from keras_examples import models, weights
+from keras_examples.console import choose_backend
 from keras_examples.examples import EXAMPLES, Recipe
 from keras_examples.training.run import Run, write_config
 
@@ -21,6 +23,31 @@ def test_a_saved_file_gives_the_same_run(run, tmp_path):
     one, two = (weights.describe(tmp_path / name)["metadata"] for name in ("one.keras", "two.keras"))
     assert (two["sha256"], two["options"]) == (one["sha256"], one["options"])
     assert {"seed", "limit", *(field.name for field in fields(Recipe))} <= one["options"].keys()
+
+
+def test_a_file_with_a_byte_order_mark(run, tmp_path):
+    (tmp_path / "run.toml").write_text('epochs = 1\nlimit = 200\ndata = "synthetic"', "utf-8-sig")
+    assert "1 epoch of" in run("mnist --config run.toml").output
+
+
+@pytest.mark.parametrize("asked", [None, "torch"])
+def test_the_backend_of_a_file_goes_before_the_environment(run, tmp_path, monkeypatch, asked):
+    monkeypatch.setattr("keras_examples.console.ASKED", asked)
+    monkeypatch.setattr("keras_examples.console.find_spec", lambda name: None)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # as the package itself leaves it
+    (tmp_path / "run.toml").write_text('backend = "jax"')
+    assert "jax is not installed. Received: --backend jax." in run("mnist --config run.toml", code=1).stderr
+
+
+def test_a_backend_is_told_of_another_only_if_one_was_asked_for(monkeypatch, capsys):
+    for asked in (None, "torch", "jax"):
+        monkeypatch.setattr("keras_examples.console.ASKED", asked)
+        monkeypatch.setattr("keras_examples.console.find_spec", lambda name: True)
+        monkeypatch.setenv("KERAS_BACKEND", "torch")
+        context = click.Context(click.Command("fit"))
+        choose_backend(context, click.Option(["--backend"]), "jax")
+        told = "--backend jax is used, not KERAS_BACKEND=torch\n"
+        assert capsys.readouterr().err == (told if asked == "torch" else "")
 
 
 def test_any_path_comes_back(tmp_path):

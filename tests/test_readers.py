@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import struct
 import tarfile
 import tracemalloc
@@ -252,3 +253,10 @@ def test_text_that_is_no_file(tmp_path):
         read_text(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"does not exist\. Received: path="):
         read_text(tmp_path / "none.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_a_text_from_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "text")
+    with pytest.raises(ValueError, match=r"^text is no regular file, and is read twice\. Received: path="):
+        read_text(tmp_path / "text")

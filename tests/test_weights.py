@@ -101,6 +101,21 @@ def test_unknown_format_and_missing_file(tmp_path):
         weights.restore(tmp_path / "missing.weights.h5", "mnist-linear")
 
 
+def test_a_pickle_of_torch_is_told_what_to_become(tmp_path):
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ValueError, match=r"Write it as \.safetensors: `safetensors\.torch\.save_file\("):
+        weights.restore(tmp_path / "model.pt", "mnist-linear")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_no_weights(tmp_path, number):
+    model = mnist_linear()
+    model.set_weights([np.full(array.shape, number, "float32") for array in model.get_weights()])
+    weights.write(tmp_path / "a.safetensors", model, {"example": "mnist-linear"})
+    with pytest.raises(ValueError, match=r"^Damaged weights: some numbers are not finite\. Received: path="):
+        weights.restore(tmp_path / "a.safetensors", "mnist-linear")
+
+
 def test_a_target_is_checked_before_training(tmp_path):
     weights.check_target(tmp_path / "new" / "folder" / "model.keras")
     assert not list(tmp_path.iterdir())

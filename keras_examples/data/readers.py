@@ -93,6 +93,8 @@ def read_text(path: Path) -> str:
         raise IsADirectoryError(f"{path.name} is a folder. Received: path={str(path)!r}. {remedy}.")
     if not path.exists():
         raise FileNotFoundError(f"{path.name} does not exist. Received: path={str(path)!r}. {remedy}.")
+    if not path.is_file():
+        raise ValueError(f"{path.name} is no regular file, and is read twice. Received: path={str(path)!r}. {remedy}.")
     with _reading(path, remedy) as stream:
         try:
             text = stream.read().decode("utf-8-sig")

@@ -107,6 +107,8 @@ def restore(
         arrays, found, note = recognise(example, singles)
     except (ValueError, FloatingPointError) as error:
         raise _misfit(path, example, *error.args) from error
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise wrong(path, "Damaged weights: some numbers are not finite", "Give another copy, or train anew.")
     for name, value in metadata["sizes"].items():
         if not (value == found[name] if name in found else _harmless(example, name, value)):
             what = f"{name} is {value!r:.60} by the metadata and {found.get(name, 'unknown')} by the arrays"

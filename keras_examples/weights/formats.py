@@ -43,7 +43,10 @@ def wrong(path: str | Path, what: str, remedy: str, kind: type[Exception] = Valu
 def check_format(path: str | Path, formats: tuple[str, ...] = FORMATS) -> None:
     """Raises ValueError unless the path ends in one of the formats."""
     if not str(path).endswith(formats):
-        raise wrong(path, "Unknown weights format", f"Let the name end in {', '.join(formats[:-1])} or {formats[-1]}.")
+        remedy = f"Let the name end in {', '.join(formats[:-1])} or {formats[-1]}."
+        if formats is FORMATS and str(path).endswith((".pt", ".pth", ".ckpt", ".bin")):
+            remedy = "Write it as .safetensors: `safetensors.torch.save_file(model.state_dict(), path)`."
+        raise wrong(path, "Unknown weights format", remedy)
 
 
 def check_readable(path: Path) -> None:
