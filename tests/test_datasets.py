@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_examples.data import DATASETS, downloads, fetch, load_cifar10, load_mnist, load_text, status, verify
+from keras_examples.data import DATASETS, downloads, fetch, load, load_cifar10, load_mnist, load_text, status, verify
 from keras_examples.data.downloads import DownloadError
 from keras_examples.data.readers import CIFAR10_FILES
 
@@ -140,7 +140,7 @@ def test_mnist_prefers_plain_files(tmp_path, offline):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzipped"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("place", ["mnist/{}", "MNIST/raw/{}", "{}"])
+@pytest.mark.parametrize("place", ["mnist/{}", "MNIST/raw/{}", "mnist/MNIST/raw/{}", "{}"])
 @pytest.mark.parametrize("mark", ["-idx", ".idx"])
 def test_mnist_under_the_names_that_people_have_it_by(tmp_path, offline, pack, suffix, place, mark):
     for path, content in tiny_mnist().items():
@@ -152,23 +152,35 @@ def test_mnist_under_the_names_that_people_have_it_by(tmp_path, offline, pack, s
     assert set(verify("mnist", tmp_path).values()) == {"structure checked"}
 
 
+def test_mnist_with_a_folder_around_each_file(tmp_path, offline):
+    write(tmp_path, {f"{Path(path).stem}/{Path(path).stem}": tiny_mnist()[path] for path in MNIST})
+    assert load_mnist("real", tmp_path).x_train.shape == (30, 28, 28)
+
+
 def test_cifar10_files_without_their_folder(tmp_path):
     write(tmp_path, {Path(name).name: b"" for name in CIFAR10_FILES})
     assert status("cifar10", tmp_path).files == tuple(tmp_path / Path(name).name for name in CIFAR10_FILES)
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("cifar-10-batches-py", "pickles"), ("cifar-100-binary", "100 classes"), ("cifar-10-matlab.tar.gz", "Matlab")],
+    ("dataset", "name", "words"),
+    [
+        ("cifar10", "cifar-10-batches-py", "pickles"),
+        ("cifar10", "cifar-100-binary", "100 classes"),
+        ("cifar10", "cifar-10-matlab.tar.gz", "Matlab"),
+        ("mnist", "mnist.npz", "Keras's form; take the idx files"),
+        ("mnist", "mnist_train.csv", "a table"),
+        ("mnist", "archive.zip", "unpack it"),
+    ],
 )
-def test_what_looks_like_a_data_set_and_is_none_is_named(tmp_path, offline, capsys, name, words):
+def test_what_looks_like_a_data_set_and_is_none_is_named(tmp_path, offline, capsys, dataset, name, words):
     (tmp_path / name).mkdir()
-    load_cifar10(data_dir=tmp_path)
-    assert re.match(rf"{name} in .*{words}.* Could not download cifar10", capsys.readouterr().err)
+    load(dataset, data_dir=tmp_path)
+    assert re.match(rf"{name} in .*{words}.* Could not download {dataset}", capsys.readouterr().err)
     with pytest.raises(DownloadError, match=rf"{name} in .*{words}"):
-        load_cifar10("real", tmp_path)
+        load(dataset, "real", tmp_path)
     with pytest.raises(FileNotFoundError, match=rf"{name} in .*{words}"):
-        verify("cifar10", tmp_path)
+        verify(dataset, tmp_path)
 
 
 def test_mnist_fetches_only_what_is_missing(tmp_path, online):

@@ -65,7 +65,8 @@ def idx_files(folders: Sequence[str], hosts: Sequence[str], *published: tuple[in
     files = []
     for part, (size, sha256) in zip(("train-images", "train-labels", "t10k-images", "t10k-labels"), published):
         name = f"{part}-idx{3 if 'images' in part else 1}-ubyte"
-        places = [f"{folder}/{stem}" for folder in (*folders, ".") for stem in (name, name.replace("-idx", ".idx"))]
+        stems = name, name.replace("-idx", ".idx"), f"{name}/{name}"  # the last as Kaggle unpacks them
+        places = [f"{folder}/{stem}" for folder in (*folders, ".") for stem in stems]
         forms = tuple((f"{place}{suffix}",) for place in places for suffix in ("", ".gz"))
         mirrors = tuple(f"{host}/{name}.gz" for host in hosts)
         files.append(Published(f"{folders[0]}/{name}.gz", size, sha256, mirrors, forms))
@@ -75,7 +76,7 @@ def idx_files(folders: Sequence[str], hosts: Sequence[str], *published: tuple[in
 DATASETS: dict[str, Dataset] = {
     "mnist": Dataset(
         idx_files(
-            ("mnist", "MNIST/raw"),
+            ("mnist", "MNIST/raw", "mnist/MNIST/raw"),
             ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
             (9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
             (28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
@@ -85,6 +86,9 @@ DATASETS: dict[str, Dataset] = {
         read_mnist,
         StandIn("drawn digits", synthetic_digits, DIGITS),
         DIGITS,
+        dict.fromkeys(("mnist.npz", "mnist/mnist.npz"), "is Keras's form; take the idx files")
+        | dict.fromkeys(("mnist_train.csv", "mnist/mnist_train.csv"), "is a table; take the idx files")
+        | dict.fromkeys(("mnist.zip", "mnist/mnist.zip", "archive.zip"), "is packed; unpack it there"),
     ),
     "cifar10": Dataset(
         (
