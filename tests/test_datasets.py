@@ -210,9 +210,9 @@ def test_damaged_files_are_never_passed_over(tmp_path, online, data):
     write(tmp_path, {**tiny_mnist(), MNIST[1]: b"\0\0\x08\x01\0\0\0\x1e"})
     write(tmp_path, dict.fromkeys(CIFAR10_FILES, b"short"))
     write(tmp_path, {"tinyshakespeare.txt": b""})
-    for name, load in LOADERS.items():
+    for name, loader in LOADERS.items():
         with pytest.raises(ValueError, match=r"^Cannot use "):
-            load(data=data, data_dir=tmp_path)
+            loader(data=data, data_dir=tmp_path)
         with pytest.raises(ValueError, match=r"^Cannot use "):
             verify(name, tmp_path)
     assert online == []

@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from conftest import ROOT
 
 from keras_examples import devices
 
@@ -51,9 +52,11 @@ def test_keras_follows_the_choice():
     assert output == "cpu cpu asked for\n"
 
 
-def test_the_option_for_the_backend_wins_over_the_environment(run, monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    result = run("devices --backend torch --json")
+def test_the_option_for_the_backend_wins_over_the_environment():
+    command = [sys.executable, str(ROOT / "cli.py"), "devices", "--backend", "torch", "--json"]
+    result = subprocess.run(
+        command, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=True
+    )
     assert result.stderr.splitlines()[0] == "--backend torch is used, not KERAS_BACKEND=jax"
     assert json.loads(result.stdout)["backend"] == "torch"
 
@@ -81,6 +84,7 @@ model.compile(loss="mse", metrics=["mae"])
 model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
 assert "torch._dynamo.convert_frame" not in sys.modules
 import torch
+from conftest import ROOT
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2, 2]
 import torch._dynamo.config
 assert torch._dynamo.config.recompile_limit
