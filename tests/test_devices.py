@@ -3,10 +3,10 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
 from keras_examples import devices
 
@@ -53,7 +53,7 @@ def test_keras_follows_the_choice():
 
 
 def test_the_option_for_the_backend_wins_over_the_environment():
-    command = [sys.executable, str(ROOT / "cli.py"), "devices", "--backend", "torch", "--json"]
+    command = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "devices", "--backend", "torch", "--json"]
     result = subprocess.run(
         command, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=True
     )
@@ -84,7 +84,6 @@ model.compile(loss="mse", metrics=["mae"])
 model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
 assert "torch._dynamo.convert_frame" not in sys.modules
 import torch
-from conftest import ROOT
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2, 2]
 import torch._dynamo.config
 assert torch._dynamo.config.recompile_limit
