@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from keras_examples.acceleration import accelerate
@@ -28,6 +29,15 @@ RUNS = {
     "autoencoder": SMALL | {"limit": 44, "precision": "bfloat16"},
     "charrnn": SMALL | {"limit": 16, "batch_size": 5, "sizes": {"units": 8, "dropout": 0, "weight_dropout": 0}},
 }
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """One process alone has two threads, which share a batch as two processes do, and so round alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def train():
