@@ -99,6 +99,8 @@ LEAVES = {
     "a comparison": lambda layer, x: x * (2 if torch.equal(x, x.abs()) else 3),
     "a shape": lambda layer, x: x + len(torch.unique(x.detach().round())),
     "Python's random numbers": lambda layer, x: x * random.random(),
+    "a generator of NumPy's": lambda layer, x: x * layer.numbers.normal(),
+    "an old generator of NumPy's": lambda layer, x: x * layer.old_numbers.rand(),
     "a generator of torch's": lambda layer, x: x * torch.rand(6, generator=layer.generator, device=x.device),
     "bare memory": lambda layer, x: x * x.new_empty(0).set_((x * 2).detach().untyped_storage()).mean(),
     "a counter": lambda layer, x: x * next(layer.counter) / 10,
@@ -109,7 +111,8 @@ LEAVES = {
 def test_what_a_recording_cannot_follow_stays_stock_keras(function):
     def run(prepare):
         generator = torch.Generator(ops.ones(()).device).manual_seed(0)
-        return trained(prepare, Apply(function, generator=generator, counter=itertools.count(1)))
+        numbers = {"numbers": np.random.default_rng(0), "old_numbers": np.random.RandomState(0)}
+        return trained(prepare, Apply(function, generator=generator, counter=itertools.count(1), **numbers))
 
     assert both(run)
 

@@ -177,6 +177,8 @@ def _state_of(thing: Any) -> Callable[[], list[Any]] | None:
         return lambda: [zlib.crc32(thing.reshape(-1)[::step].tobytes())]
     if isinstance(thing, np.random.Generator):
         return lambda: [repr(thing.bit_generator.state)]
+    if isinstance(thing, np.random.RandomState):
+        return lambda: [part.tobytes() if isinstance(part, np.ndarray) else part for part in thing.get_state()]
     if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom):
         return lambda: [repr(thing.getstate())]
     if isinstance(thing, torch.Generator):
