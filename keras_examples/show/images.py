@@ -126,7 +126,7 @@ def _read(path: str | Path) -> Image.Image:
         )
     upright: Image.Image = image
     if upright.mode[0] in "IF":  # 16 bits a pixel or more, which convert("L") would clip at 255
-        levels = np.nan_to_num(np.asarray(upright, np.float32)).clip(0)
+        levels = np.nan_to_num(np.asarray(_reduced(upright, "F"))).clip(0)
         white = next((most for most in (1, 255, 65535) if levels.max() <= most), levels.max())
         upright = Image.fromarray((255 * levels / white).astype(np.uint8))
     if upright.has_transparency_data:
