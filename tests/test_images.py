@@ -108,7 +108,7 @@ def grid(page, draw):
 
 
 def squares(page, draw):
-    for place in range(10, 800, 27):
+    for place in range(10, 800, 18):
         draw.line([(0, place), (800, place)], 185, 2)
         draw.line([(place, 0), (place, 800)], 185, 2)
 
@@ -164,7 +164,7 @@ def test_only_the_digit_is_seen_of_a_page(tmp_path, expected, kind):
 def test_a_one_in_small_squares_is_no_grid(tmp_path):
     page = Image.new("L", (800, 800), 245)
     squares(page, ImageDraw.Draw(page))
-    ImageDraw.Draw(page).line([(420, 290), (430, 510)], 40, 40)
+    ImageDraw.Draw(page).line([(400, 220), (400, 580)], 40, 34)
     digit = read_digit(saved(page, tmp_path / "one.png"))
     assert (digit.max(axis=0) > 100).sum() < 8
 
