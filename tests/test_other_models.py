@@ -1,11 +1,20 @@
 """`accelerate` on models that are not ours: what stock Keras computes, or stock Keras with a warning that says why."""
 
+import argparse
+import array
+import contextlib
+import contextvars
+import functools
 import itertools
 import random
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 import types
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -188,42 +197,214 @@ def test_the_warning_names_layer_function_and_line():
     assert caught[0].filename == __file__
 
 
-FACTOR = types.SimpleNamespace(k=1.0)
+FACTOR, NUMBER = argparse.Namespace(k=1.0), contextvars.ContextVar("number")
+
+
+class Meta(type):
+    k = 1.0
 
 
 class Holder:
-    __slots__ = ("k",)
+    __slots__ = "k"
 
     def factor(self):
         return self.k
 
 
+class Named(metaclass=Meta):
+    k = 1.0
+
+
+class Heir(Named):
+    pass
+
+
+class Dictionary(dict):
+    pass
+
+
+class Storied(layers.Layer):
+    history = 1.0
+
+    def call(self, x):
+        return x * self.history
+
+
+def factor():
+    return FACTOR.k
+
+
+def wrapping(function):
+    return lambda: function()
+
+
+@contextlib.contextmanager
+def factor_within():
+    yield FACTOR.k
+
+
+def read_within(layer, x):
+    with factor_within() as k:
+        return x * k
+
+
+def read_imported(layer, x):
+    from number_of_theirs import k
+
+    return x * k
+
+
 def holders():
-    """Where a layer may read a number from: how to read it, and how to set it."""
-    values, array, holder = {"k": 1.0}, np.ones(400_000, "float32"), Holder()
+    """Where a layer may read a number from: how to read it, how to set it, and attributes of the layer."""
+    values, array_of, holder, keys, sub = {"k": 1.0}, np.ones(400_000, "float32"), Holder(), {1.0: ""}, Dictionary()
+    options, event, numbers = types.SimpleNamespace(k=1.0), threading.Event(), array.array("d", [1.0])
+    module = sys.modules["number_of_theirs"] = types.ModuleType("number_of_theirs")
+    module.__file__ = __file__
+    number = 1.0
     holder.k = 1.0
 
     def attribute(x):
         return x * attribute.k
 
+    def set_global(k):
+        FACTOR.k = k
+
+    def set_number(k):
+        nonlocal number
+        number = k
+
+    def set_key(k):
+        keys.clear()
+        keys[k] = ""
+
     attribute.k = 1.0
+    calling = lambda layer, x: x * layer.held()  # noqa: E731
     return {
         "a dict around it": (lambda layer, x: x * values["k"], lambda k: values.update(k=k)),
-        "a global": (lambda layer, x: x * FACTOR.k, lambda k: vars(FACTOR).update(k=k)),
-        "an array": (lambda layer, x: x * torch.from_numpy(array).mean(), array.fill),
+        "a name around it": (lambda layer, x: x * number, set_number),
+        "a global": (lambda layer, x: x * FACTOR.k, set_global),
+        "an array": (lambda layer, x: x * torch.from_numpy(array_of).mean(), array_of.fill),
         "a slot": (lambda layer, x: x * holder.factor(), lambda k: setattr(holder, "k", k)),
         "a function's attribute": (lambda layer, x: attribute(x), lambda k: setattr(attribute, "k", k)),
+        "a function that is an attribute": (calling, set_global, {"held": factor}),
+        "a function in a container": (lambda layer, x: x * layer.held["f"](), set_global, {"held": {"f": factor}}),
+        "a partial": (calling, set_global, {"held": functools.partial(factor)}),
+        "a decorator": (calling, set_global, {"held": wrapping(factor)}),
+        "a decorator of torch's": (calling, set_global, {"held": torch.no_grad()(factor)}),
+        "a context manager": (read_within, set_global),
+        "a method of a dict": (
+            lambda layer, x: x * layer.held("k"),
+            lambda k: values.update(k=k),
+            {"held": values.get},
+        ),
+        "a weak reference": (lambda layer, x: x * layer.held().k, set_global, {"held": weakref.ref(FACTOR)}),
+        "a namespace": (lambda layer, x: x * options.k, lambda k: setattr(options, "k", k)),
+        "an event": (lambda layer, x: x * (1 + event.is_set()), lambda k: event.set() if k > 1 else event.clear()),
+        "an array of Python's": (lambda layer, x: x * numbers[0], lambda k: numbers.__setitem__(0, k)),
+        "a context variable": (lambda layer, x: x * NUMBER.get(), NUMBER.set),
+        "a dict's key": (lambda layer, x: x * next(iter(keys)), set_key),
+        "a dict's attribute": (lambda layer, x: x * sub.k, lambda k: setattr(sub, "k", k)),
+        "a base class": (lambda layer, x: x * Heir.k, lambda k: setattr(Named, "k", k)),
+        "a class of classes": (lambda layer, x: x * type(Named).k, lambda k: setattr(Meta, "k", k)),
+        "a module imported late": (read_imported, lambda k: setattr(module, "k", k)),
+        "a text that is a name": (lambda layer, x: x * globals()["FACTOR"].k, set_global),
     }
 
 
 @pytest.mark.parametrize("place", holders())
 def test_a_number_that_a_callback_changes_between_epochs(place):
     def run(prepare):
-        read, change = holders()[place]
+        read, change, *attributes = holders()[place]
         change(1.0)
-        return trained(prepare, Apply(read), callbacks=[each_epoch(change)])
+        return trained(prepare, Apply(read, **dict(*attributes)), callbacks=[each_epoch(change)])
 
     assert not both(run)
+
+
+def test_an_attribute_that_is_called_as_one_of_keras_models():
+    def run(prepare):
+        layer = Storied()
+        return trained(prepare, layer, callbacks=[each_epoch(lambda k: setattr(layer, "history", k))])
+
+    assert not both(run)
+
+
+def test_code_that_comes_from_standard_input():
+    code = textwrap.dedent("""
+        import keras, numpy as np
+        from keras_examples.acceleration import accelerate
+
+        strength = 1.0
+
+        def factor():
+            return strength
+
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * factor())])
+        model.compile("sgd", "mse")
+        accelerate(model)
+        for strength in (1.0, 1.0, 1.0, 3.0):
+            print(model.predict(np.ones((1, 2)), verbose=0)[0, 0])
+    """)
+    run = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True)
+    assert run.stdout.split() == ["1.0", "1.0", "1.0", "3.0"], run.stderr
+
+
+@pytest.mark.parametrize("kind", [keras.optimizers.SGD, keras.optimizers.Adam])
+def test_a_learning_rate_that_the_step_assigns(kind):
+    def halve(layer, x):
+        optimizers[-1].learning_rate.assign(optimizers[-1].learning_rate * 0.5)
+        return x
+
+    def run(prepare):
+        optimizers.append(kind(0.5))
+        return fit(prepare(compiled(small(dense(), Apply(halve)), optimizers[-1])))
+
+    optimizers = []
+    assert not both(run)
+
+
+class Counted(keras.optimizers.schedules.LearningRateSchedule):
+    asked = 0
+
+    def __call__(self, step):
+        self.asked += 1
+        return 0.5 / self.asked
+
+
+def test_a_schedule_that_counts_is_asked_once_a_step():
+    def run(prepare):
+        schedule = Counted()
+        return fit(prepare(compiled(small(), keras.optimizers.SGD(schedule)))), schedule.asked
+
+    assert both(run)
+
+
+def test_a_parameter_of_torchs_that_is_replaced():
+    def run(prepare):
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(8, 8)
+        model, predictions = prepare(compiled(small(dense(), layers.TorchModuleWrapper(linear)), "sgd")), []
+        for k in (1.0, 1.0, 2.0):
+            linear.load_state_dict({"weight": torch.eye(8) * k, "bias": torch.zeros(8)}, assign=True)
+            predictions.append(model.predict(X, verbose=0))
+        return predictions
+
+    assert not both(run)
+
+
+class Drawn(keras.utils.PyDataset):
+    """Batches that other threads prepare, with random numbers of NumPy's."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        np.random.normal(size=10_000)
+        return X[:16], Y[:16]
+
+
+def test_what_other_threads_draw_is_no_reason():
+    assert not both(lambda prepare: fit(prepare(compiled(small(), "sgd")), Drawn(workers=2), None, batch_size=None))
 
 
 CHANGES = {

@@ -65,7 +65,7 @@ def updater(
 def _is_plain(optimizer: Any, variables: list[keras.Variable], gradients: Sequence[Any], is_known: bool) -> bool:
     overridden = any(callable(value) and hasattr(type(optimizer), name) for name, value in vars(optimizer).items())
     return (
-        (is_known or type(optimizer).__module__.startswith("keras.src."))
+        (is_known or _is_keras_own(optimizer))
         and not (overridden or optimizer.use_ema or optimizer.gradient_accumulation_steps)
         and not (optimizer.loss_scale_factor or getattr(optimizer, "amsgrad", False))
         and optimizer.built
@@ -93,6 +93,7 @@ def _agree(optimizer: keras.Optimizer, variables: list[keras.Variable], fused: A
     chosen = [variable for variable, _ in some]
     places = [place for variable in chosen for place in (variable, *_slots(optimizer, variable))]
     old, new = [place.value.detach() for place in places], []
+    rate = fused.rate.at(fused.iterations.read())
     for by_keras in (True, False):
         rows = [gradient.clone(memory_format=torch.contiguous_format) for _, gradient in some]
         copies = [tensor.clone(memory_format=torch.contiguous_format) for tensor in old]
@@ -100,7 +101,7 @@ def _agree(optimizer: keras.Optimizer, variables: list[keras.Variable], fused: A
             if by_keras or not fused.decays:
                 optimizer._apply_weight_decay(chosen)
             if by_keras:
-                optimizer._backend_update_step(rows, chosen, optimizer.learning_rate)
+                optimizer._backend_update_step(rows, chosen, rate)
             else:
                 slots = zip(*([slot.value for slot in _slots(optimizer, variable)] for variable in chosen))
                 fused([variable.value.detach() for variable in chosen], rows, *map(list, slots))
@@ -196,21 +197,28 @@ class _Number:
 
 
 class _LearningRate:
-    """An optimizer's learning rate, be it a number that callbacks may set or a schedule."""
+    """An optimizer's learning rate, be it a number that callbacks may set or a schedule, which is asked once a step."""
 
     def __init__(self, optimizer: Any):
         self.optimizer, self.source = optimizer, optimizer._learning_rate
         self.number = _Number(self.source) if isinstance(self.source, keras.Variable) else None
+        self.asked: tuple[float, float] | None = None  # at which step, and what it was
         self.takes_numbers = False  # instead of tensors, which take a dozen operations on the device
-        if isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule):
+        if isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule) and _is_keras_own(self.source):
             with contextlib.suppress(Exception):
                 by_number = float(self.source(int(optimizer.iterations.value)))
                 self.takes_numbers = math.isclose(by_number, float(optimizer.learning_rate), rel_tol=1e-6)
 
     def at(self, step: float) -> float:
         source = self.optimizer._learning_rate
-        if source is self.source and self.number:
+        if source is not self.source:
+            return float(self.optimizer.learning_rate)
+        if self.number:
             return self.number.read()
-        return (
-            float(source(step)) if source is self.source and self.takes_numbers else float(self.optimizer.learning_rate)
-        )
+        if self.asked is None or self.asked[0] != step:
+            self.asked = step, float(source(step) if self.takes_numbers else self.optimizer.learning_rate)
+        return self.asked[1]
+
+
+def _is_keras_own(thing: Any) -> bool:
+    return type(thing).__module__.startswith("keras.src.")

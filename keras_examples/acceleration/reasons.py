@@ -11,7 +11,12 @@ import numpy as np
 import torch
 
 HERE, PYTHON = os.path.dirname(__file__) + os.sep, os.path.dirname(os.__file__) + os.sep
-LIBRARIES = (HERE, "<", *(os.path.dirname(str(module.__file__)) + os.sep for module in (keras, torch, np)))
+MADE = (
+    "<frozen",
+    "<__array_function__",
+    "<eval_with_key>",
+)  # code without a file; what is typed at a prompt is the user's
+LIBRARIES = (HERE, *MADE, *(os.path.dirname(str(module.__file__)) + os.sep for module in (keras, torch, np)))
 OWNERS = (keras.Layer, keras.metrics.Metric, keras.losses.Loss, keras.regularizers.Regularizer)
 
 

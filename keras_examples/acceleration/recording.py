@@ -160,7 +160,8 @@ class Recorder(TorchDispatchMode):
             node, storage = self.graph.placeholder(f"held_{len(self.graph.nodes)}"), tensor.untyped_storage()._cdata
             sharing = self.outside.setdefault(storage, [])
             sharing.append(node)
-            node.meta |= {"held": tensor.detach(), "val": described(tensor), "storage": storage}
+            held = tensor.detach() if tensor.requires_grad else tensor  # one made here counts its own changes
+            node.meta |= {"held": held, "val": described(tensor), "storage": storage}
         node.meta |= {"root": sharing[0], "literal": False, "input": is_input}
         self.nodes[tensor] = node
         if sharing[0] in self.written:

@@ -165,12 +165,14 @@ class StepFunction:
             if self.tries < TRIES and not self.options.exchange:
                 return self._finish_stock(step)
             problem = self.changes_itself = problem or f"its step changes {changed}"
-        if not problem and after[1] != states[1]:
+        if recorder:
+            self.watch.know({*recorder.codes.values()})
+        # Without code of users' a step draws none: then another thread did, as one that prepares batches.
+        if not problem and after[1] != states[1] and self.watch.users:
             problem = "it draws random numbers of Python's or NumPy's"
         if not problem:
             try:
                 if recorder:
-                    self.watch.know({*recorder.codes.values()})
                     recording = Recording(recorder, step, batch, self.options)
                     if self.options.exchange and (others := self._others(recording)):
                         raise ValueError(f"its step assigns {others} variables that are no metric's")
