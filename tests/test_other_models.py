@@ -432,6 +432,24 @@ def test_changes_between_two_fits(change, unbuilt):
     assert not both(run)
 
 
+def test_changes_to_and_fro_are_recorded_once_each():
+    """As in the usual loop of a GAN, where one of two parts is frozen."""
+
+    def run(prepare):
+        layer, losses = dense(), []
+        model = compiled(small(layer), "sgd")
+        model.optimizer.build(model.trainable_variables)
+        prepare(model)
+        for step in range(20):
+            layer.trainable = step % 2 == 0
+            losses.append(model.train_on_batch(X[:16], Y[:16]))
+        if hasattr(model.train_function, "budget"):
+            assert model.train_function.budget.recorded == 2
+        return losses, state(model)
+
+    assert not both(run)
+
+
 def test_layers_that_come_and_go_and_int8():
     def run(prepare):
         model = prepare(compiled(small(dense(), dense())))

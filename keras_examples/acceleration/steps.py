@@ -34,7 +34,7 @@ from keras_examples.acceleration.watch import Watch
 
 TRIES = 3  # steps that may change what they read, as those do that build something when they first run
 DOUBTS = 2  # steps in which stock Keras's result stood, before a recording is given up
-MOST = 32  # recordings that a mode keeps
+MOST, VERSIONS = 32, 4  # recordings that a mode keeps of a version of what it reads, and versions
 
 
 class StepFunction:
@@ -45,6 +45,7 @@ class StepFunction:
         self.training, self.on_cpu = mode == "train", keras.ops.zeros(()).device.type == "cpu"
         self.begun, self.changes_itself = -1, ""
         self.budget = Budget()
+        self.kept: dict[int, Any] = {}  # recordings by version of the watch
         self.stock_function: Any = None
         self._begin_anew()
 
@@ -92,7 +93,9 @@ class StepFunction:
 
     def _begin_anew(self) -> None:
         self.version = self.watch.version
-        self.recordings: dict[Any, Any] = {}
+        self.recordings: dict[Any, Any] = self.kept.setdefault(self.version, {})
+        if len(self.kept) > VERSIONS:
+            del self.kept[next(iter(self.kept))]
         self.tries = self.failures = 0
         self.reason = self.changes_itself
         self.stock_function = None
@@ -161,7 +164,8 @@ class StepFunction:
         after, problem = random_states(), recorder.reason if recorder else ""
         if changed := self.watch.look():
             self.version, self.tries = self.watch.version, self.tries + 1
-            self.recordings.clear()
+            self.kept.clear()
+            self.recordings = self.kept[self.version] = {}
             if self.tries < TRIES and not self.options.exchange:
                 return self._finish_stock(step)
             problem = self.changes_itself = problem or f"its step changes {changed}"
