@@ -198,6 +198,10 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         if {type(value), type(converted)} not in ({type(value)}, {int, float}, {list, tuple}):
             words = TOML_WORDS[type(converted)]
             raise click.BadParameter(f"{key!r} in {path!r} has to be {words}. Received: {value!r}.")
+        if option.name in ctx.default_map:
+            raise click.BadParameter(
+                f"{path!r} gives {' and '.join(option.opts)}, which are one option. Leave one out."
+            )
         ctx.default_map[str(option.name)] = converted
 
 

@@ -165,10 +165,9 @@ def char_lstm(
     the character that follows each; T is free.
     Source: the tch-rs char-rnn example: one-hot input, no embedding.
     """
-    model = keras.Sequential(
-        [keras.Input((None,), dtype="int32"), OneHot(vocabulary_size)],
-        name="char_lstm",
-    )
+    if layers < 1:
+        raise ValueError(f"An LSTM needs a layer. Received: layers={layers}. Give at least 1.")
+    model = keras.Sequential([keras.Input((None,), dtype="int32"), OneHot(vocabulary_size)], name="char_lstm")
     for _ in range(layers):
         model.add(LSTM(units, weight_dropout, return_sequences=True))
         if dropout:

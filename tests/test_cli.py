@@ -158,6 +158,11 @@ def test_wrong_usage_is_one_line_and_exit_status_2(run, tmp_path, arguments, mes
         ("mnist --data synthetic --batch-size 100000", "The batch is larger than the training set of 9500 samples."),
         ("mnist --data synthetic --hidden-units 9", "mnist-linear has no such size. Received: --hidden-units"),
         ("mnist --data synthetic --load missing.weights.h5", "No such weights file. Received: path="),
+        ("mnist --data synthetic --load .", ". is a folder. Received: path='.'. Give a weights file."),
+        (
+            "mnist --data synthetic --save a.safetensors --save-config ./a.safetensors",
+            "Two files of one name. Received: --save and --save-config a.safetensors.",
+        ),
         ("mnist --data synthetic --save weights.pt", "Unknown weights format. Received: path='weights.pt'."),
         (
             "mnist --data real --data-dir missing",

@@ -60,3 +60,8 @@ def test_the_text_model_takes_any_length():
     model = char_lstm(11, units=4)
     assert model(np.zeros((2, 1), "int32")).shape == (2, 1, 11)
     assert model(np.zeros((2, 30), "int32")).shape == (2, 30, 11)
+
+
+def test_an_lstm_without_a_layer():
+    with pytest.raises(ValueError, match=r"Received: layers=0\. Give at least 1\.$"):
+        char_lstm(65, layers=0)

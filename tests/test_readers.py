@@ -4,6 +4,7 @@ import os
 import struct
 import tarfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,6 +252,10 @@ def test_damaged_text(tmp_path):
 def test_text_that_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match=r"is a folder\. Received: path="):
         read_text(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"^\. is a folder\. Received: path='\.'"):
+        read_text(Path(""))
+    with pytest.raises(OSError, match=r"^File name too long\. Received: path='To be"):
+        read_text(Path("To be, or not to be, " * 300))
     with pytest.raises(FileNotFoundError, match=r"does not exist\. Received: path="):
         read_text(tmp_path / "none.txt")
 

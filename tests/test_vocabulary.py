@@ -62,3 +62,9 @@ def test_a_large_corpus_is_encoded_in_time():
     assert time.perf_counter() - start < 2
     assert vocabulary.characters == known
     assert ids.nbytes == 4 * len(text)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_ids_that_stand_for_no_character(wrong):
+    with pytest.raises(ValueError, match=rf"^No such character id\. Received: {wrong}\. Give ids from 0 to 2\.$"):
+        Vocabulary("abc").decode(np.array([0, wrong]))

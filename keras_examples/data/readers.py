@@ -89,9 +89,13 @@ def read_cifar10(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndar
 def read_text(path: Path) -> str:
     """Reads a UTF-8 file, its line ends as they are, without a byte order mark. Raises OSError if there is none."""
     remedy = "Give a UTF-8 text file"
+    try:
+        present = path.exists()
+    except OSError as error:  # as for a text that was given in the place of its file's path
+        raise OSError(f"{error.strerror}. Received: path={str(path)[:60]!r}. {remedy}.") from error
     if path.is_dir():
-        raise IsADirectoryError(f"{path.name} is a folder. Received: path={str(path)!r}. {remedy}.")
-    if not path.exists():
+        raise IsADirectoryError(f"{path.name or path} is a folder. Received: path={str(path)!r}. {remedy}.")
+    if not present:
         raise FileNotFoundError(f"{path.name} does not exist. Received: path={str(path)!r}. {remedy}.")
     if not path.is_file():
         raise ValueError(f"{path.name} is no regular file, and is read twice. Received: path={str(path)!r}. {remedy}.")

@@ -49,7 +49,9 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: np.ndarray) -> str:
-        """Turns ids `(N,)`, any integer type, 0 ≤ id < `len(self)`, into N characters."""
+        """Turns ids `(N,)`, any integer type, 0 ≤ id < `len(self)`, into N characters. Raises ValueError for others."""
+        if len(wrong := np.extract((np.asarray(ids) < 0) | (np.asarray(ids) >= len(self)), ids)):
+            raise ValueError(f"No such character id. Received: {wrong[0]}. Give ids from 0 to {len(self) - 1}.")
         return _codes(self.characters)[ids].tobytes().decode("utf-32-le", "surrogatepass")
 
 

@@ -107,6 +107,8 @@ class Run:
                 raise ValueError("Logs need TensorBoard. Received: --log-dir. Run `pip install -e '.[logs]'`.")
             check_writable(Path(options.log_dir, "history.csv"))
         if options.save_config:
+            if self.path and Path(options.save_config).resolve() == self.path.resolve():
+                raise ValueError(f"Two files of one name. Received: --save and --save-config {self.path}. Rename one.")
             check_writable(options.save_config)
 
     def check_conditions(self, conditions: dict[str, str]) -> None:

@@ -57,6 +57,8 @@ def check_readable(path: Path) -> None:
     except OSError as error:
         raise wrong(path, f"Cannot read {path.name}: {error.strerror}", "Correct its permissions.", OSError) from error
     if not present:
+        if path.is_dir():
+            raise wrong(path, f"{path} is a folder", "Give a weights file.", IsADirectoryError)
         raise wrong(path, "No such weights file", "Train first, or correct the path.", FileNotFoundError)
 
 
