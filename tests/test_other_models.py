@@ -722,6 +722,25 @@ def test_batch_normalization_twice_in_a_step():
     assert not both(run)
 
 
+class GradientPenalty(layers.Layer):
+    """Penalises the gradients of a normalised part by its inputs, as in WGAN-GP."""
+
+    def build(self, shape):
+        self.part = keras.Sequential([keras.Input(shape[1:]), layers.BatchNormalization(), dense()])
+
+    def call(self, x, training=False):
+        if training:
+            inputs = x.detach().requires_grad_()
+            outputs = self.part(inputs, training=True)
+            (gradients,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+            self.add_loss(ops.mean(ops.square(gradients)))
+        return self.part(x, training=False)
+
+
+def test_batch_normalization_in_a_gradient_penalty():
+    assert not both(lambda prepare: trained(prepare, GradientPenalty()))
+
+
 def test_batch_normalization_of_what_a_mask_leaves():
     def run(prepare):
         stack = [keras.Input((5, 3)), layers.Masking(), layers.BatchNormalization(), layers.LSTM(4), layers.Dense(3)]

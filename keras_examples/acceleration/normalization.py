@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 import torch
-from torch.autograd.function import once_differentiable
 
 from keras_examples.acceleration.recording import Recorder
 
@@ -61,9 +60,15 @@ class _Normalized(torch.autograd.Function):
         return y, *moved
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> Any:
         wanted, nothing = ctx.needs_input_grad[1:4], [None] * 3
+        if torch.is_grad_enabled():  # to be differentiated once more, as in a gradient penalty
+            x, scale, *_ = ctx.saved_tensors
+            offset = x.new_zeros(x.shape[-1], requires_grad=wanted[2])
+            some = [each for each, want in zip((x, scale, offset), wanted) if want]
+            y = _plainly(x, scale, offset, ctx.epsilon)
+            found = iter(torch.autograd.grad(y, some, gradient, create_graph=True))
+            return None, *(next(found) if want else None for want in wanted), *nothing
         return None, *ctx.recorder.call(_backwards, (gradient, *ctx.saved_tensors, ctx.epsilon, wanted), {}), *nothing
 
 
@@ -83,6 +88,13 @@ def _forwards(
     y = (x - mean).mul_(inverse if scale is None else inverse * scale)
     moved = [old * momentum + new * (1.0 - momentum) for old, new in zip(moving, (mean, variance))]
     return y if offset is None else y.add_(offset), *moved, mean, inverse
+
+
+def _plainly(x: torch.Tensor, scale: torch.Tensor | None, offset: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The same, but for rounding, by operations that autograd knows."""
+    axes = [*range(x.ndim - 1)]
+    normal = (x - x.mean(axes)) * (x.var(axes, correction=0) + epsilon).rsqrt()
+    return (normal if scale is None else normal * scale) + offset
 
 
 def _backwards(
