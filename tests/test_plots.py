@@ -104,3 +104,13 @@ def test_a_picture_that_fails_does_not_lose_the_run(run, tmp_path):
     output = run("mnist --data synthetic --limit 256 --epochs 1 --plot").output
     assert "no picture of the run: Cannot write mnist-linear-synthetic.png" in output
     assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()
+
+
+def test_a_picture_of_another_is_not_overwritten(run, tmp_path):
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "a.png")
+    command = "mnist --data synthetic --limit 256 --epochs 1 --plot --save a.weights.h5"
+    assert "no picture of the run: a.png is there and is none of ours" in run(command).output
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (3, 2)
+    (tmp_path / "a.png").unlink()
+    assert [("picture in a.png" in run(command).output) for _ in range(2)] == [True, True]

@@ -6,6 +6,7 @@ about 0–1; `y` and `predicted` are classes, `(N,)`. What writes a file raises 
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -18,9 +19,11 @@ from matplotlib import font_manager
 from matplotlib.figure import FigureBase
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from keras_examples.files import whole_file
 
+MADE_BY = {"Software": "keras-examples"}
 RIGHT, WRONG = "#0072b2", "#d55e00"  # blue and vermilion, told apart by colour-blind eyes
 QUADRANTS = " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█"  # bits 1, 2, 4, 8: upper left, upper right, lower left, lower right
 
@@ -101,8 +104,12 @@ def save_run(
 ) -> None:
     """Draws a run: figures of its history, training against validation, and beside them what `draw` draws.
 
-    `curves` says which figures, by their names in the history, and what to call them.
+    `curves` says which figures, by their names in the history, and what to call them. Raises FileExistsError if another
+    picture is there, which nobody named.
     """
+    with suppress(FileNotFoundError, IsADirectoryError), Image.open(path) as there:
+        if there.info.get("Software") != MADE_BY["Software"]:
+            raise FileExistsError(f"{Path(path).name} is there and is none of ours. Move it, or --save elsewhere.")
     figure = plt.figure(figsize=(14, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2), wspace=0.03, squeeze=False).flat
     for axis, (name, label) in zip(left.subplots(len(curves), sharex=True, squeeze=False).flat, curves.items()):
@@ -204,7 +211,7 @@ def blocks(x: np.ndarray, y: Sequence[int], predicted: Sequence[int], columns: i
 def _save(figure: plt.Figure, path: str | Path) -> None:
     _find_fonts(figure)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120, metadata=MADE_BY)
     plt.close(figure)
 
 
