@@ -200,6 +200,10 @@ def test_the_warning_names_layer_function_and_line():
 FACTOR, NUMBER = argparse.Namespace(k=1.0), contextvars.ContextVar("number")
 
 
+theirs = sys.modules["number_of_theirs"] = types.ModuleType("number_of_theirs")
+theirs.__file__ = __file__
+
+
 class Meta(type):
     k = 1.0
 
@@ -234,6 +238,10 @@ def factor():
     return FACTOR.k
 
 
+def factor_of_theirs():
+    return theirs.k
+
+
 def wrapping(function):
     return lambda: function()
 
@@ -258,8 +266,6 @@ def holders():
     """Where a layer may read a number from: how to read it, how to set it, and attributes of the layer."""
     values, array_of, holder, keys, sub = {"k": 1.0}, np.ones(400_000, "float32"), Holder(), {1.0: ""}, Dictionary()
     options, event, numbers = types.SimpleNamespace(k=1.0), threading.Event(), array.array("d", [1.0])
-    module = sys.modules["number_of_theirs"] = types.ModuleType("number_of_theirs")
-    module.__file__ = __file__
     number = 1.0
     holder.k = 1.0
 
@@ -306,7 +312,8 @@ def holders():
         "a dict's attribute": (lambda layer, x: x * sub.k, lambda k: setattr(sub, "k", k)),
         "a base class": (lambda layer, x: x * Heir.k, lambda k: setattr(Named, "k", k)),
         "a class of classes": (lambda layer, x: x * type(Named).k, lambda k: setattr(Meta, "k", k)),
-        "a module imported late": (read_imported, lambda k: setattr(module, "k", k)),
+        "a module imported late": (read_imported, lambda k: setattr(theirs, "k", k)),
+        "a module that a function reads": (lambda layer, x: x * factor_of_theirs(), lambda k: setattr(theirs, "k", k)),
         "a text that is a name": (lambda layer, x: x * globals()["FACTOR"].k, set_global),
     }
 

@@ -243,6 +243,10 @@ def test_damaged_text(tmp_path):
     with pytest.raises(ValueError, match=r"not UTF-8 at byte 3 \(invalid start byte\)") as caught:
         read_text(path)
     check_line(caught, path)
+    path.write_bytes("UTF-16 without its mark".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="not UTF-8: each second character is 0, as in UTF-16") as caught:
+        read_text(path)
+    check_line(caught, path)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="it is empty") as caught:
         read_text(path)

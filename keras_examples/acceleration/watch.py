@@ -102,7 +102,7 @@ class Watch:
 
     def _walk(self) -> None:
         known = None
-        while known != len(self.codes):  # a function that is found may call one that was passed by
+        while known != len(self.codes):  # a function that is found may read what was passed by
             known = len(self.codes)
             self.names = set().union(*map(names_in, self.codes))
             self.found: list[tuple[list[str], Callable[[], Iterable[Any]], list[Any]]] = []
@@ -186,8 +186,7 @@ class Watch:
     def _class(self, thing: type) -> Iterator[tuple[str, Any]]:
         self._note(thing.__name__, vars(thing).keys(), vars(thing).values)
         for name, member in [*vars(thing).items()]:
-            special = name.startswith("__") and name != "__init__"
-            named = special or name in self.names
+            named = name in self.names or (name.startswith("__") and name != "__init__")
             if named or not isinstance(member, types.FunctionType) or member.__code__ in self.codes:
                 yield f"{name} of {thing.__name__}", member
         yield from ((base.__name__, base) for base in (*thing.__mro__[1:], type(thing)))
@@ -197,7 +196,8 @@ class Watch:
         around, cells = function.__globals__, function.__closure__ or ()
         names = sorted(names_in(function.__code__))
         package = around.get("__package__")
-        imported = {name for name in names for name in (name, f"{package}.{name}") if name in sys.modules}
+        imported = {full for name in names for full in (name, f"{package}.{name}") if full in sys.modules}
+        self.codes.add(function.__code__)
 
         def read() -> list[Any]:
             own = function.__defaults__, function.__kwdefaults__, function.__dict__

@@ -106,6 +106,8 @@ def read_text(path: Path) -> str:
             raise ValueError(f"not UTF-8 at byte {error.start:,} ({error.reason})") from error
         if not text:
             raise ValueError("it is empty")
+        if text.count("\0") > len(text) / 4:
+            raise ValueError("not UTF-8: each second character is 0, as in UTF-16")
     return text
 
 
