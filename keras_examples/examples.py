@@ -113,7 +113,7 @@ EXAMPLES: dict[str, Example] = {
     "cifar-dense": _cifar(
         arch="dense",
         builder="cifar_dense",
-        recipe=_photos(epochs=20, learning_rate=0.07, optimizer="sgd"),
+        recipe=_photos(epochs=40, learning_rate=0.07, optimizer="sgd"),
         sizes={"hidden_units": Size((1536,), HIDDEN_UNITS)},
         source_reaches="41 %",
     ),
