@@ -422,6 +422,9 @@ CHANGES = {
     "the tensor of a variable": lambda model: setattr(model.layers[0].kernel.value, "data", ops.ones((6, 8))),
     "clipping": lambda model: setattr(model.optimizer, "clipnorm", 0.01),
     "momentum": lambda model: setattr(model.optimizer, "momentum", 0.5),
+    "a gradient that is wanted no more": lambda model: model.layers[0].kernel.value.requires_grad_(False),
+    "a hook on a variable": lambda model: model.layers[0].kernel.value.register_hook(lambda gradient: gradient * 0),
+    "the learning rate's memory": lambda model: model.optimizer.learning_rate.value.data.fill_(0.01),
 }
 
 
@@ -437,6 +440,97 @@ def test_changes_between_two_fits(change, unbuilt):
         return before, fit(model), model.evaluate(X, Y, verbose=0), model.predict(X, verbose=0)
 
     assert not both(run)
+
+
+def test_a_method_of_keras_that_is_replaced(monkeypatch):
+    def run(prepare):
+        model = prepare(compiled(small(dense()), "sgd"))
+        before = [model.predict(X, verbose=0) for _ in range(3)]
+        with monkeypatch.context() as patched:
+            patched.setattr(layers.Dense, "call", lambda self, x, training=None: ops.matmul(x, self.kernel) * 2)
+            return before, model.predict(X, verbose=0)
+
+    assert not both(run)
+
+
+@pytest.mark.parametrize("hook", [lambda *_: None, lambda module, inputs, output: output * 2], ids=["looks", "doubles"])
+def test_hooks_on_all_modules(hook):
+    def run(prepare):
+        model = prepare(compiled(small(dense()), "sgd"))
+        before = [model.predict(X, verbose=0) for _ in range(3)]
+        handle = torch.nn.modules.module.register_module_forward_hook(hook)
+        during = model.predict(X, verbose=0)
+        handle.remove()
+        return before, during, model.predict(X, verbose=0)
+
+    assert not both(run)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_variables_that_stand_for_other_values(first):
+    def run(prepare):
+        model = prepare(compiled(small(dense()), "sgd"))
+        pairs = [(variable, ops.ones(variable.shape)) for variable in model.variables]
+        results = [] if first else [model.predict_on_batch(X) for _ in range(3)]
+        with keras.StatelessScope(pairs):
+            results += [model.predict_on_batch(X) for _ in range(3)]
+        return results, model.predict_on_batch(X)
+
+    assert not both(run)
+
+
+def test_anomalies_are_looked_for():
+    def run(prepare):
+        model = prepare(compiled(small(dense(), Apply(lambda layer, x: ops.sqrt(x) * 0)), "sgd"))
+        model.train_on_batch(X, Y)
+        with torch.autograd.set_detect_anomaly(True), pytest.raises(RuntimeError, match="returned nan values"):
+            model.train_on_batch(X, Y)
+        return 0
+
+    both(run)
+
+
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch"])
+def test_a_batch_within_fit_has_its_logs(method):
+    def run(prepare):
+        model, logs = prepare(compiled(small(dense()), "sgd", metrics=["accuracy"])), []
+        ask = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, _: logs.append(getattr(model, method)(X, Y, return_dict=True))
+        )
+        return fit(model, callbacks=[ask]), logs
+
+    assert not both(run)
+
+
+def pooled(change):
+    def call(layer, x):
+        hidden = torch.nn.functional.relu(before := x.reshape(-1, 2, 2, 2) - 0.5)
+        change(hidden, before)
+        return torch.nn.functional.max_pool2d(hidden, 2).reshape(-1, 2) + hidden.sum((2, 3))
+
+    return Apply(call, compute_output_shape=lambda shape: (shape[0], 2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda hidden, before: before.detach().add_(1.0),
+        lambda hidden, before: hidden.requires_grad and hidden.register_hook(lambda gradient: gradient * 3),
+    ],
+    ids=["changed in place", "hooked"],
+)
+def test_a_pooling_of_what_was_rectified(change):
+    assert not both(lambda prepare: trained(prepare, dense(), pooled(change)))
+
+
+def test_classes_that_are_counted_in_each_batch():
+    def run(prepare):
+        count = Apply(lambda layer, x: x / torch.nn.functional.one_hot(x.long()).shape[-1])
+        model = keras.Sequential([keras.Input((4,)), count])
+        prepare(compiled(model, "sgd"))
+        return [model.predict_on_batch(np.full((2, 4), largest)) for largest in (3, 3, 3, 5)]
+
+    assert "one_hot returns depends on values" in both(run)[0]
 
 
 def test_changes_to_and_fro_are_recorded_once_each():

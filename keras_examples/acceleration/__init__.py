@@ -15,11 +15,12 @@ from typing import Any
 import keras
 
 from keras_examples.acceleration.internals import keep_freed_memory
-from keras_examples.acceleration.loops import Logs, lean
+from keras_examples.acceleration.loops import Logs, lean, with_logs
 from keras_examples.acceleration.steps import Options, StepFunction, overridden
 from keras_examples.acceleration.watch import Watch
 
 MODES = ("train", "test", "predict")
+ON_BATCH = ("train_on_batch", "test_on_batch")
 
 
 def accelerate(
@@ -81,6 +82,7 @@ def accelerate(
 
     own: dict[str, Any] = {"reset_metrics": begin_epoch, "compile": compile}
     own |= {name: lean(model, name, logs) for name in ("fit", "evaluate") if not overridden(model, name)}
+    own |= {name: with_logs(model, name, logs) for name in ON_BATCH if not overridden(model, name)}
     for mode in MODES:
         own[f"{mode}_function"] = function = StepFunction(model, mode, options, watch, logs)
         own[f"make_{mode}_function"] = partial(begin, function)

@@ -3,18 +3,21 @@
 import ctypes
 import inspect
 import sys
+from typing import Any
 
 import torch
 from keras.src.backend.common.global_state import get_global_attribute  # Keras's generator where no seed is given
+from keras.src.backend.common.stateless_scope import in_stateless_scope  # whether variables stand for other values
 from keras.src.backend.torch.random import torch_seed_generator  # from a Keras seed to a generator of torch's
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter  # batches without a `DataLoader`
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from torch.nn.modules import module  # has the hooks of all modules
 from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation that reaches a kernel
 from torch.utils.flop_counter import flop_registry  # counts the work of an operation by its shapes
 from torch.utils.weak import WeakTensorKeyDictionary  # knows a tensor again that comes back from the backward pass
 
 __all__ = ["ArrayDataAdapter", "PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary"]
-__all__ += ["flop_registry", "get_global_attribute"]
+__all__ += ["flop_registry", "get_global_attribute", "in_stateless_scope"]
 
 aten = torch.ops.aten
 seeding = inspect.unwrap(torch_seed_generator).__code__
@@ -34,3 +37,19 @@ def keep_freed_memory() -> None:
     if mallopt := getattr(_library, "mallopt", None):
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at the most that glibc allows
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def hooks(tensor: torch.Tensor) -> list[Any]:
+    """What is called with a tensor's gradient."""
+    return [*(tensor._backward_hooks or {}).values(), *(tensor._post_accumulate_grad_hooks or {}).values()]
+
+
+def module_hooks() -> list[Any]:
+    """What torch calls around every module, and so around every layer of Keras's."""
+    kinds = module._global_forward_pre_hooks, module._global_forward_hooks, module._global_backward_hooks
+    return [hook for kind in (*kinds, module._global_backward_pre_hooks) for hook in kind.values()]
+
+
+def modes() -> list[str]:
+    """The kinds of modes that answer for torch's functions, as `with torch.device()` is one."""
+    return [type(torch._C._get_function_stack_at(i)).__name__ for i in range(torch._C._len_torch_function_stack())]

@@ -168,3 +168,18 @@ def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
 def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
     hooks = ("on_batch_end", "on_train_batch_end", "on_test_batch_end")
     return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in hooks)
+
+
+def with_logs(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
+    """Makes a model's `train_on_batch` or `test_on_batch` that reads logs, even while `fit` does not."""
+    method = getattr(type(model), name).__get__(model)
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before, logs.every_step = logs.every_step, True
+        try:
+            return method(*args, **kwargs)
+        finally:
+            logs.every_step = before
+
+    return run

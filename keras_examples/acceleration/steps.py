@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import torch
 
+from keras_examples.acceleration.internals import in_stateless_scope
 from keras_examples.acceleration.kernels import by_kernel, recurrent_layers
 from keras_examples.acceleration.loops import Logs, overridden, unsupported
 from keras_examples.acceleration.normalization import normalizations, normalized
@@ -55,7 +56,7 @@ class StepFunction:
             self.watch.look()
             if self.version != self.watch.version:
                 self._begin_anew()
-        if self.reason:
+        if self.reason or in_stateless_scope() or torch.is_anomaly_enabled():
             return self.stock(data)
         try:
             leaves, shapes = self._tensors(data[0])

@@ -26,6 +26,7 @@ LEAVES_TORCH = "__array__ __deepcopy__ __dlpack__ __reduce_ex__ __repr__ data_pt
 SPLITS = {torch.tensor_split, torch.Tensor.tensor_split}  # which may read where from a tensor
 SEES_OFF = {getattr(_tensor, name) for name in (LEAVES_TORCH + " untyped_storage").split()} | SPLITS
 SEES_OFF.add(_tensor.data.__set__)
+HOOKS = {torch.Tensor.register_hook, torch.Tensor.retain_grad}
 BY_VALUE = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor}  # of a list, out of dispatch's sight
 
 
@@ -35,7 +36,8 @@ class Substitutions(torch.overrides.TorchFunctionMode):
     def __init__(self, recorder: Recorder):
         super().__init__()
         self.recorder = recorder
-        self.rectified: Any = (None, None, 0)  # the last rectified tensor, what it was before, and its version
+        self.rectified: Any = None, None, ()  # the last rectified tensor, what it was before, and their versions
+        self.passed_by: list[torch.Tensor] = []  # rectified tensors that a pooling did without
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, x = kwargs or {}, args[0] if args else None
@@ -51,6 +53,8 @@ class Substitutions(torch.overrides.TorchFunctionMode):
         if function in SEES_OFF:
             self._see_off(function, args, kwargs)
         elif function is torch.nn.functional.one_hot:  # reads the largest number back, to check it
+            if [*args[1:], kwargs.get("num_classes", -1)][0] < 0:
+                self.recorder.fail("the shape that torch's one_hot returns depends on values")
             return self.recorder.call(function, args, kwargs)
         elif function is torch.nn.functional.cross_entropy and self._is_plain(x, args[1], kwargs):
             logits, targets = x.movedim(1, -1), args[1]  # Keras moves the classes to the front
@@ -60,19 +64,23 @@ class Substitutions(torch.overrides.TorchFunctionMode):
         elif function is torch.matmul and _lies_by_time(x) and args[1].ndim == 2:
             # As an LSTM's outputs lie, so may what is made of them, which saves copies.
             return function(x.transpose(0, 1), args[1]).transpose(0, 1)
-        rectified, before, version = self.rectified
-        if x is rectified and x._version == version:
+        if function in HOOKS and any(x is tensor for tensor in self.passed_by):
+            raise RuntimeError("it asks for the gradient of a rectified tensor")
+        rectified, before, versions = self.rectified
+        if x is rectified and versions == (x._version, before._version) and not x._backward_hooks:
             if function is torch.nn.functional.max_pool2d:
                 # The largest of four, rectified, is the largest of four rectified: a quarter of the work.
+                self.passed_by.append(x)
                 return torch.relu(function(before, *args[1:], **kwargs))
             if function in (torch.permute, torch.Tensor.contiguous):  # which Keras does on its way to a pooling
                 result = function(*args, **kwargs)
                 before = function(before, *args[1:], **kwargs) if function is torch.permute else before
-                self.rectified = result, before, result._version
+                self.passed_by.append(x)
+                self.rectified = result, before, (result._version, before._version)
                 return result
         result = function(*args, **kwargs)
         if function is torch.nn.functional.relu:
-            self.rectified = result, x, result._version
+            self.rectified = result, x, (result._version, x._version)
         return result
 
     def _see_off(self, function: Any, args: Any, kwargs: Any) -> None:

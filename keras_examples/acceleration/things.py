@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import torch
 
+from keras_examples.acceleration.internals import hooks
 from keras_examples.acceleration.reasons import is_library
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, np.generic, np.dtype, slice)
@@ -28,7 +29,7 @@ def state_of(thing: Any) -> Callable[[], list[Any]] | None:
     if isinstance(thing, torch.Tensor):
         if thing.layout is not torch.strided:
             return lambda: [thing._version, thing.requires_grad]
-        return lambda: [thing.data_ptr(), thing.requires_grad, *thing.stride()]
+        return lambda: [thing.data_ptr(), thing.requires_grad, *thing.stride(), *hooks(thing)]
     if isinstance(thing, np.ndarray) and thing.dtype != object:
         step = -(-thing.nbytes // LARGE) or 1
         return lambda: [zlib.crc32(thing.reshape(-1)[::step].tobytes())]
@@ -67,11 +68,11 @@ def is_part(thing: Any) -> bool:
     """Whether an object is Keras's or torch's, or of a class that derives from theirs, and a step goes through it."""
     if isinstance(thing, (keras.KerasTensor, keras.callbacks.Callback)):
         return False
-    return isinstance(thing, torch.nn.Module) or _is_keras(thing.__class__)
+    return isinstance(thing, torch.nn.Module) or is_keras(thing.__class__)
 
 
 @functools.cache
-def _is_keras(kind: type) -> bool:
+def is_keras(kind: type) -> bool:
     return any(base.__module__.startswith("keras.") for base in kind.__mro__)
 
 

@@ -9,17 +9,19 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat, zip_longest
 from typing import Any
 
 import keras
 import torch
 
-from keras_examples.acceleration.internals import get_global_attribute
+from keras_examples.acceleration.internals import get_global_attribute, modes, module_hooks
 from keras_examples.acceleration.reasons import is_library
 from keras_examples.acceleration.things import (
     PLAIN,
     as_pickled,
     inside,
+    is_keras,
     is_part,
     is_standard,
     is_users,
@@ -31,6 +33,8 @@ from keras_examples.acceleration.things import (
 
 LONG = 20_000  # items of a container, above which nobody looks into it
 MOST = 50_000  # things that are looked at
+MANY = 10_000  # changes, in all states that are kept apart, after which it begins anew
+MISSING = object()
 
 # Attributes that Keras's own steps, loops and bookkeeping change, or that only describe a finished model.
 PASSING = set(
@@ -40,8 +44,8 @@ PASSING = set(
 )
 PASSING_OF_MODELS = PASSING.union(
     "history stop_training stop_evaluating stop_predicting _eval_epoch_iterator _initial_epoch reset_metrics compile "
-    "fit evaluate train_function test_function predict_function make_train_function make_test_function "
-    "make_predict_function".split()
+    "fit evaluate train_on_batch test_on_batch train_function test_function predict_function make_train_function "
+    "make_test_function make_predict_function".split()
 )
 CONTAINERS = dict, types.MappingProxyType, list, tuple, set, frozenset, deque
 MADE_ANEW = {"_torch_params"}  # of `_modules`: in each validation
@@ -82,23 +86,28 @@ class Watch:
                 now = [*read()]
                 if len(now) == len(were) and all(map(operator.is_, now, were)):
                     continue  # as nearly always
-                differs = [at for at, pair in enumerate(zip(now, were)) if not same(*pair)]
-                if len(now) != len(were) or not all(
-                    isinstance(one[at], PLAIN) for at in differs for one in (now, were)
-                ):
+                differs = [at for at, pair in enumerate(zip_longest(now, were, fillvalue=MISSING)) if not same(*pair)]
+                things = [one for at in differs for some in (now, were) for one in some[at : at + 1]]
+                if not all(isinstance(thing, PLAIN) for thing in things):
                     self.version = self.versions = self.versions + 1
                     self._walk()
-                    counted = f"the number of things like {names[0]}" if names else "a container"
-                    return names[differs[0]] if differs else counted
+                    return self._called(names, differs[0])
                 for at in differs:
-                    changed = changed or names[at]
-                    self.first.setdefault((place, at), repr(were[at]))
-                    self.last[place, at], were[at] = repr(now[at]), now[at]
+                    changed = changed or self._called(names, at)
+                    self.first.setdefault((place, at), repr(were[at : at + 1]))
+                    self.last[place, at] = repr(now[at : at + 1])
+                were[:] = now
             if changed:
                 state = frozenset(self.last.items() - self.first.items())
                 self.versions += state not in self.states
                 self.version = self.states.setdefault(state, self.versions)
+                if len(self.states) * len(self.last) > MANY:
+                    self._walk()
             return changed
+
+    @staticmethod
+    def _called(names: list[str], at: int) -> str:
+        return names[at] if at < len(names) else f"the number of things like {names[0]}" if names else "a container"
 
     def _walk(self) -> None:
         known = None
@@ -110,7 +119,7 @@ class Watch:
             self.last: dict[tuple[int, int], str] = {}  # and what they are
             self.states = {frozenset[Any](): self.version}
             seen: dict[int, Any] = {}
-            settings = self._note("Keras", ["a setting"] * len(_settings()), _settings)
+            settings = self._note("Keras and torch", repeat("a setting"), _settings)
             self._walk_from([("the model", self.model), *settings], seen)
             codes = {thing.__code__ for thing in seen.values() if isinstance(thing, types.FunctionType)}
             inner = {part for code in self.codes for part in code.co_consts if isinstance(part, types.CodeType)}
@@ -148,7 +157,7 @@ class Watch:
         if isinstance(thing, CALLING):
             return [(name, getattr(thing, called, None)) for called in CALLED]
         if isinstance(thing, type):
-            return self._class(thing) if is_users(thing) else ()
+            return self._class(thing) if is_users(thing) else self._class_of_keras(thing) if is_keras(thing) else ()
         items = self._items(name, thing) if isinstance(thing, CONTAINERS) else ()
         return [*items, *self._attributes(name, thing)]
 
@@ -167,7 +176,7 @@ class Watch:
         kind = thing.__class__  # also of what a `weakref.proxy` stands for
         if not (is_users(kind) or is_part(thing)):
             if is_standard(kind):
-                yield from self._note(name, ["a part"] * len(as_pickled(thing)), lambda: as_pickled(thing))
+                yield from self._note(name, (), lambda: as_pickled(thing))
             return
         own = getattr(thing, "__dict__", {})
         label = own.get("name") or own.get("_name")
@@ -191,6 +200,11 @@ class Watch:
                 yield f"{name} of {thing.__name__}", member
         yield from ((base.__name__, base) for base in (*thing.__mro__[1:], type(thing)))
 
+    def _class_of_keras(self, thing: type) -> list[tuple[str, Any]]:
+        """Notes what somebody may replace, but looks into none of it."""
+        self._note(thing.__name__, vars(thing).keys(), vars(thing).values)
+        return [(base.__name__, base) for base in thing.__mro__[1:]]
+
     def _surroundings(self, function: types.FunctionType) -> Iterable[tuple[str, Any]]:
         """What a function of users' reads from around it, modules that it imports included."""
         around, cells = function.__globals__, function.__closure__ or ()
@@ -208,7 +222,8 @@ class Watch:
         return [*self._note(f"{function.__name__}()", keys, read), *modules]
 
     def _note(self, name: str, keys: Iterable[Any], read: Callable[[], Iterable[Any]]) -> Iterable[tuple[str, Any]]:
-        names, were = [f"{key} of {name}" for key in keys], [*read()]
+        were = [*read()]
+        names = [f"{key} of {name}" for key, _ in zip(chain(keys, repeat("a part")), were)]
         self.found.append((names, read, were))
         return zip(names, were)
 
@@ -220,4 +235,4 @@ def _settings() -> list[Any]:
         for setting in (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
     ]
     of_keras = keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format()
-    return [get_global_attribute("global_seed_generator"), *of_keras, *casts]
+    return [get_global_attribute("global_seed_generator"), *of_keras, *casts, *modes(), *module_hooks()]
