@@ -490,6 +490,16 @@ def test_anomalies_are_looked_for():
     both(run)
 
 
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch", "predict_on_batch"])
+def test_a_batch_after_compiling_anew(method):
+    def run(prepare):
+        model, arrays = prepare(compiled(small(dense()), "sgd")), (X,) if method == "predict_on_batch" else (X, Y)
+        before = [getattr(model, method)(*arrays) for _ in range(3)]
+        return before, getattr(compiled(model, "adam"), method)(*arrays)
+
+    assert not both(run)
+
+
 @pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch"])
 def test_a_batch_within_fit_has_its_logs(method):
     def run(prepare):

@@ -96,5 +96,5 @@ def _undo(model: keras.Model) -> None:
     for name, thing in own.pop("_accelerated", {}).items():
         if own.get(name) is thing:
             del own[name]
-            if name.startswith(MODES):
+            if name in [f"{mode}_function" for mode in MODES]:
                 own[name] = None
