@@ -11,11 +11,8 @@ import numpy as np
 import torch
 
 HERE, PYTHON = os.path.dirname(__file__) + os.sep, os.path.dirname(os.__file__) + os.sep
-MADE = (
-    "<frozen",
-    "<__array_function__",
-    "<eval_with_key>",
-)  # code without a file; what is typed at a prompt is the user's
+# Code without a file that is no user's, unlike what is typed at a prompt.
+MADE = "<frozen", "<__array_function__", "<eval_with_key>"
 LIBRARIES = (HERE, *MADE, *(os.path.dirname(str(module.__file__)) + os.sep for module in (keras, torch, np)))
 OWNERS = (keras.Layer, keras.metrics.Metric, keras.losses.Loss, keras.regularizers.Regularizer)
 
