@@ -5,6 +5,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -49,6 +50,15 @@ class Logs:
         self.every_step = True
         self.last = 0.0
         self.skipped = _Skipped()
+
+    @contextmanager
+    def read_at(self, every_step: bool) -> Iterator[None]:
+        """Reads the metrics at every step, or not, until the block ends."""
+        before, self.every_step = self.every_step, every_step
+        try:
+            yield
+        finally:
+            self.every_step = before
 
     def read(self, model: keras.Model) -> dict[str, Any]:
         """The logs, or what stands for them if nobody looks."""
@@ -156,11 +166,8 @@ def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
             steps, shuffle = arguments.get("steps_per_epoch", arguments.get("steps")), arguments.get("shuffle", False)
             arguments |= dict.fromkeys(given)
             arguments["x"] = _Arrays(**given, batch_size=arguments["batch_size"], steps=steps, shuffle=shuffle)
-        before, logs.every_step = logs.every_step, any(_looks_at_batches(callback) for callback in callbacks)
-        try:
+        with logs.read_at(every_step=any(_looks_at_batches(callback) for callback in callbacks)):
             return method(*bound.args, **bound.kwargs)
-        finally:
-            logs.every_step = before
 
     return run
 
@@ -176,10 +183,7 @@ def with_logs(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
-        before, logs.every_step = logs.every_step, True
-        try:
+        with logs.read_at(every_step=True):
             return method(*args, **kwargs)
-        finally:
-            logs.every_step = before
 
     return run

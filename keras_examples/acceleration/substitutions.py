@@ -12,7 +12,7 @@ import keras
 import torch
 from torch.autograd.function import once_differentiable
 
-from keras_examples.acceleration.internals import seeding
+from keras_examples.acceleration.internals import WeakTensorKeyDictionary, seeding
 from keras_examples.acceleration.recording import Recorder, flat
 
 NARROW = 16  # columns
@@ -37,7 +37,7 @@ class Substitutions(torch.overrides.TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
         self.rectified: Any = None, None, ()  # the last rectified tensor, what it was before, and their versions
-        self.passed_by: list[torch.Tensor] = []  # rectified tensors that a pooling did without
+        self.passed_by = WeakTensorKeyDictionary()  # rectified tensors that a pooling did without
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, x = kwargs or {}, args[0] if args else None
@@ -64,18 +64,18 @@ class Substitutions(torch.overrides.TorchFunctionMode):
         elif function is torch.matmul and _lies_by_time(x) and args[1].ndim == 2:
             # As an LSTM's outputs lie, so may what is made of them, which saves copies.
             return function(x.transpose(0, 1), args[1]).transpose(0, 1)
-        if function in HOOKS and any(x is tensor for tensor in self.passed_by):
+        if function in HOOKS and x in self.passed_by:
             raise RuntimeError("it asks for the gradient of a rectified tensor")
         rectified, before, versions = self.rectified
         if x is rectified and versions == (x._version, before._version) and not x._backward_hooks:
             if function is torch.nn.functional.max_pool2d:
                 # The largest of four, rectified, is the largest of four rectified: a quarter of the work.
-                self.passed_by.append(x)
+                self.passed_by[x] = True
                 return torch.relu(function(before, *args[1:], **kwargs))
             if function in (torch.permute, torch.Tensor.contiguous):  # which Keras does on its way to a pooling
                 result = function(*args, **kwargs)
                 before = function(before, *args[1:], **kwargs) if function is torch.permute else before
-                self.passed_by.append(x)
+                self.passed_by[x] = True
                 self.rectified = result, before, (result._version, before._version)
                 return result
         result = function(*args, **kwargs)

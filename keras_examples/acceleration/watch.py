@@ -157,7 +157,7 @@ class Watch:
         if isinstance(thing, CALLING):
             return [(name, getattr(thing, called, None)) for called in CALLED]
         if isinstance(thing, type):
-            return self._class(thing) if is_users(thing) else self._class_of_keras(thing) if is_keras(thing) else ()
+            return self._class(thing) if is_users(thing) or is_keras(thing) else ()
         items = self._items(name, thing) if isinstance(thing, CONTAINERS) else ()
         return [*items, *self._attributes(name, thing)]
 
@@ -166,7 +166,7 @@ class Watch:
             return ()
         if not isinstance(thing, CONTAINERS[:2]):
             return self._note(name, range(len(thing)), thing.__iter__)
-        keys = [key for key in thing if not (isinstance(key, str) and key in MADE_ANEW)]
+        keys = [*without(thing, MADE_ANEW)]
         names = [*("a key" for _ in keys), *keys]
         if len(keys) < len(thing):
             return self._note(name, names, lambda: [*(own := without(thing, MADE_ANEW)), *own.values()])
@@ -187,23 +187,18 @@ class Watch:
         else:
             yield from self._note(name, without(own, passing), lambda: without(own, passing).values())
         users = [base for base in kind.__mro__ if is_users(base)]
-        members = [(base, *item) for base in users for item in vars(base).items()]
-        if slots := [slot for _, slot, member in members if isinstance(member, types.MemberDescriptorType)]:
+        members = [item for base in users for item in vars(base).items()]
+        if slots := [name for name, member in members if isinstance(member, types.MemberDescriptorType)]:
             yield from self._note(name, slots, lambda: [getattr(thing, slot, None) for slot in slots])
         yield (kind.__name__, kind)
 
     def _class(self, thing: type) -> Iterator[tuple[str, Any]]:
         self._note(thing.__name__, vars(thing).keys(), vars(thing).values)
-        for name, member in [*vars(thing).items()]:
+        for name, member in [*vars(thing).items()] if is_users(thing) else ():  # Keras's own are only looked at
             named = name in self.names or (name.startswith("__") and name != "__init__")
             if named or not isinstance(member, types.FunctionType) or member.__code__ in self.codes:
                 yield f"{name} of {thing.__name__}", member
         yield from ((base.__name__, base) for base in (*thing.__mro__[1:], type(thing)))
-
-    def _class_of_keras(self, thing: type) -> list[tuple[str, Any]]:
-        """Notes what somebody may replace, but looks into none of it."""
-        self._note(thing.__name__, vars(thing).keys(), vars(thing).values)
-        return [(base.__name__, base) for base in thing.__mro__[1:]]
 
     def _surroundings(self, function: types.FunctionType) -> Iterable[tuple[str, Any]]:
         """What a function of users' reads from around it, modules that it imports included."""
