@@ -10,12 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import click
 import numpy as np
 
 from keras_examples.calls import fetching
 from keras_examples.data.catalogue import DATASETS
-from keras_examples.data.downloads import DownloadError, Status, check_present, fetch, lacking, status
+from keras_examples.data.downloads import Status, check_present, fetch, have, status
 from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
 
@@ -106,7 +105,7 @@ def load(name: str, data: str = "auto", data_dir: str | Path = "datasets", text:
             what = "Images are learned here" if row.class_names else "Synthetic text was asked for"
             raise ValueError(f"{what}, and a text given. Received: {data=}, text={str(text)!r}. Choose one.")
         return _packed(Path(text).stem, "real", (), read_text(Path(text)))
-    if data == "synthetic" or not _have(name, data, data_dir):
+    if data == "synthetic" or not have(name, data, data_dir):
         return _packed(row.stand_in.name, "synthetic", row.stand_in.class_names, row.stand_in.make())
     try:
         return _packed(name, "real", row.class_names, row.read(status(name, data_dir).files))
@@ -137,19 +136,3 @@ def verify(name: str, data_dir: str | Path = "datasets") -> dict[Path, str]:
             same = hashlib.file_digest(file, "sha256").hexdigest() in published
         findings[path] = "SHA-256 as published" if same else "structure checked"
     return findings
-
-
-def _have(name: str, data: str, data_dir: str | Path) -> bool:
-    """Fetches what is missing of a data set; says if that cannot be, or raises OSError where no other will do."""
-    state, _, missing = status(name, data_dir)
-    try:
-        fetch(name, data_dir)
-    except OSError as error:
-        reasons = [lacking(name, data_dir, missing if state == "incomplete" else ())]
-        if data == "real":
-            raise type(error)(" ".join(filter(None, [*reasons, str(error)]))) from error
-        reasons += [str(error)] * (not isinstance(error, DownloadError))
-        reasons += [f"Could not download {name}; using made-up data ({DATASETS[name].stand_in.name})."]
-        click.echo(f"{' '.join(filter(None, reasons))} Later: `{fetching(name, data_dir)}`", err=True)
-        return False
-    return True

@@ -174,3 +174,19 @@ def _reason(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return "host not found"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def have(name: str, data: str, data_dir: str | Path) -> bool:
+    """Fetches what is missing of a data set; says if that cannot be, or raises OSError where no other will do."""
+    state, _, missing = status(name, data_dir)
+    try:
+        fetch(name, data_dir)
+    except OSError as error:
+        reasons = [lacking(name, data_dir, missing if state == "incomplete" else ())]
+        if data == "real":
+            raise type(error)(" ".join(filter(None, [*reasons, str(error)]))) from error
+        reasons += [str(error)] * (not isinstance(error, DownloadError))
+        reasons += [f"Could not download {name}; using made-up data ({DATASETS[name].stand_in.name})."]
+        click.echo(f"{' '.join(filter(None, reasons))} Later: `{fetching(name, data_dir)}`", err=True)
+        return False
+    return True
