@@ -234,7 +234,7 @@ def recipe_options(rows: dict[str, Example]) -> Decorator:
             "Peak of the one-cycle schedule.",
             "--lr",
         ),
-        option("--optimizer", Choice(["sgd", "adam"]), "How steps are taken."),
+        option("--optimizer", Choice(["sgd", "adam", "muon"]), "How steps are taken."),
         option(
             "--weight-decay", Range(0, math.inf, max_open=True), "How much of all weights a step takes off, as AdamW."
         ),

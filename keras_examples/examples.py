@@ -25,7 +25,7 @@ class Recipe:
     epochs: int  # passes over the training data, at least 1
     learning_rate: float  # peak of the one-cycle schedule, above 0
     batch_size: int = 128  # samples a step, at least 1
-    optimizer: str = "adam"  # or sgd (Nesterov momentum 0.9)
+    optimizer: str = "adam"  # or sgd (Nesterov momentum 0.9), muon
     weight_decay: float = 0.0  # fraction of every weight, times the learning rate, that each step takes off
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
     centre: float = 0.0  # brightness, 0–1, that counts as zero in the steps of the first layer, see `Centred`

@@ -92,6 +92,21 @@ def test_an_epoch_of_each_model(name):
     check_an_epoch(name, cuda_graph=False)
 
 
+@pytest.mark.parametrize("slow", [False, True])
+def test_large_products_by_either_library(slow, monkeypatch):
+    from keras_examples.acceleration import rewrites
+
+    monkeypatch.setattr(rewrites, "mkl_is_slow", lambda: slow)
+    x, y = RNG.normal(size=(256, 700)).astype("float32"), RNG.integers(0, 3, 256)
+
+    def run(accelerated):
+        layers = [keras.Input((700,)), keras.layers.Dense(900, activation="relu"), keras.layers.Dense(3)]
+        model = compiled(keras.Sequential(layers), "sgd", accelerated)
+        return model.fit(x, y, batch_size=128, epochs=3, verbose=0).history, model.get_weights()
+
+    assert_same_as_stock(run)
+
+
 def schedule():
     return keras.optimizers.schedules.CosineDecay(0.05, decay_steps=8)
 

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_examples.training.optimizers import CentredAdam, CentredSGD, OneCycle
+from keras_examples.examples import Recipe
+from keras_examples.training.optimizers import CentredAdam, CentredMuon, CentredSGD, OneCycle, optimizer
 
 
 def test_one_cycle_rises_for_a_quarter_and_falls_to_zero():
@@ -43,7 +44,9 @@ def twin(offset, optimizer):
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
-@pytest.mark.parametrize("kind", [CentredSGD, CentredAdam])
+@pytest.mark.parametrize(
+    "kind", [CentredSGD, CentredAdam, partial(CentredMuon, weight_decay=None, adam_weight_decay=None)]
+)
 def test_centred_steps_are_those_of_a_model_with_centred_input(kind, accelerated):
     from keras_examples.acceleration import accelerate
 
@@ -90,3 +93,17 @@ def test_a_centred_step_changes_a_convolution_by_what_its_bias_takes_back():
     kernel = keras.random.normal(model.trainable_variables[0].shape, seed=0)
     optimizer.apply([kernel, keras.ops.zeros(3)], model.trainable_variables)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(constant)), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 3, 2, 5)])
+def test_muon_moves_a_kernel_as_far_in_all_directions(shape):
+    recipe = Recipe(epochs=1, learning_rate=0.5, optimizer="muon")
+    muon, kernel = optimizer(recipe, steps=3), keras.Variable(np.zeros(shape, "float32"))
+    muon.build([kernel])
+    gradient = np.random.default_rng(0).normal(size=shape).astype("float32")
+    muon.apply([keras.ops.convert_to_tensor(gradient)], [kernel])
+    step = keras.ops.convert_to_numpy(kernel).reshape(-1, shape[-1])
+    rate = OneCycle(0.5, 3)(0)
+    lengths = np.linalg.svd(step, compute_uv=False)
+    assert 0.6 * rate < lengths.min() <= lengths.max() < 1.3 * rate
+    assert (step * gradient.reshape(step.shape)).sum() < 0

@@ -1,8 +1,11 @@
 """The names of Keras and torch that are not public and that this room needs, each with a word why."""
 
 import ctypes
+import functools
 import inspect
+import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +40,14 @@ def keep_freed_memory() -> None:
     if mallopt := getattr(_library, "mallopt", None):
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at the most that glibc allows
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+@functools.cache
+def mkl_is_slow() -> bool:
+    """Whether oneDNN multiplies large matrices faster than MKL, which on AMD's processors leaves AVX-512 unused."""
+    cpuinfo = Path("/proc/cpuinfo")
+    maker = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    return "AuthenticAMD" in maker and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def hooks(tensor: torch.Tensor) -> list[Any]:

@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 import torch
 
-from keras_examples.acceleration.internals import aten, mkldnn_linear
+from keras_examples.acceleration.internals import aten, mkl_is_slow, mkldnn_linear
 from keras_examples.acceleration.recording import Recorder, described
 from keras_examples.acceleration.recurrent import in_parts
 from keras_examples.acceleration.substitutions import NARROW
 
 Graph = torch.fx.Graph
 Node: TypeAlias = Any  # a torch.fx.Node, whose arguments may be of many types
-LARGE = 1e8  # floating-point operations of a product that oneDNN does faster than torch's own choice, with AVX-512
+LARGE = 1e8  # floating-point operations of a product that oneDNN may do faster than MKL
 WHOLE = (torch.int32, torch.int64)
 EXACT = 2**24  # whole numbers up to which float32 holds exactly
 
@@ -263,7 +263,7 @@ def _choose_products(graph: Graph, written: set[Node]) -> None:
                 2 * rows * inner * columns > LARGE
                 and dtypes == {torch.float32}
                 and torch.backends.mkldnn.is_available()
-                and "AVX512" in torch.backends.cpu.get_cpu_capability()
+                and mkl_is_slow()
             ):
                 arguments: Any = (a, graph.call_function(aten.t.default, (b,)), None, "none", [], "")
                 result = _insert(graph, mkldnn_linear, arguments, node)

@@ -1,4 +1,4 @@
-"""The optimizers of the recipes: a one-cycle schedule, and steps that do not see how bright the pixels are."""
+"""The optimizers of the recipes: a one-cycle schedule, Muon, and steps that do not see how bright the pixels are."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,10 +15,11 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     kinds: dict[str, Callable[..., keras.Optimizer]] = {
         "sgd": partial(CentredSGD, momentum=0.9, nesterov=True),
         "adam": CentredAdam,
+        "muon": partial(CentredMuon, adam_weight_decay=recipe.weight_decay or None, rms_rate=None),
     }
     if recipe.optimizer not in kinds:
         raise ValueError(
-            f"No such optimizer. Received: {recipe.optimizer}. Choose sgd or adam; AdamW is adam with a weight decay."
+            f"No such optimizer. Received: {recipe.optimizer}. Choose {', '.join(kinds)}; AdamW is Adam with decay."
         )
     return kinds[recipe.optimizer](
         OneCycle(recipe.learning_rate, steps),
@@ -112,3 +113,18 @@ class CentredSGD(Centred, keras.optimizers.SGD):
 @keras.saving.register_keras_serializable(package="keras_examples")
 class CentredAdam(Centred, keras.optimizers.Adam):
     """See `Centred`."""
+
+
+@keras.saving.register_keras_serializable(package="keras_examples")
+class CentredMuon(Centred, keras.optimizers.Muon):
+    """See `Centred`. The kernel of a convolution counts as a matrix too; biases take Adam's steps.
+
+    Source: Jordan et al. 2024, "Muon".
+    """
+
+    def _should_use_adamw(self, variable: keras.Variable) -> bool:
+        return len(variable.shape) < 2
+
+    def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
+        matrix = super().zeropower_via_newtonschulz5(ops.reshape(x, (-1, x.shape[-1])), steps)
+        return ops.reshape(matrix, x.shape)
