@@ -98,12 +98,14 @@ def test_a_centred_step_changes_a_convolution_by_what_its_bias_takes_back():
 @pytest.mark.parametrize("shape", [(6, 4), (3, 3, 2, 5)])
 def test_muon_moves_a_kernel_as_far_in_all_directions(shape):
     recipe = Recipe(epochs=1, learning_rate=0.5, optimizer="muon")
-    muon, kernel = optimizer(recipe, steps=3), keras.Variable(np.zeros(shape, "float32"))
-    muon.build([kernel])
+    muon = optimizer(recipe, steps=3)
+    kernel, head = (keras.Variable(np.zeros(size, "float32")) for size in (shape, (4, 2)))
+    muon.build([kernel, head])
     gradient = np.random.default_rng(0).normal(size=shape).astype("float32")
-    muon.apply([keras.ops.convert_to_tensor(gradient)], [kernel])
+    muon.apply([keras.ops.convert_to_tensor(gradient), keras.ops.full((4, 2), 3.0)], [kernel, head])
     step = keras.ops.convert_to_numpy(kernel).reshape(-1, shape[-1])
     rate = OneCycle(0.5, 3)(0)
     lengths = np.linalg.svd(step, compute_uv=False)
     assert 0.6 * rate < lengths.min() <= lengths.max() < 1.3 * rate
     assert (step * gradient.reshape(step.shape)).sum() < 0
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(head), -0.3 * rate, rtol=1e-3)  # as Adam's first step

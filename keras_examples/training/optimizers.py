@@ -15,12 +15,10 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     kinds: dict[str, Callable[..., keras.Optimizer]] = {
         "sgd": partial(CentredSGD, momentum=0.9, nesterov=True),
         "adam": CentredAdam,
-        "muon": partial(CentredMuon, adam_weight_decay=recipe.weight_decay or None, rms_rate=None),
+        "muon": partial(CentredMuon, adam_weight_decay=recipe.weight_decay or None, adam_lr_ratio=0.3, rms_rate=None),
     }
     if recipe.optimizer not in kinds:
-        raise ValueError(
-            f"No such optimizer. Received: {recipe.optimizer}. Choose {', '.join(kinds)}; AdamW is Adam with decay."
-        )
+        raise ValueError(f"No such optimizer. Received: {recipe.optimizer}. Choose sgd, adam or muon.")
     return kinds[recipe.optimizer](
         OneCycle(recipe.learning_rate, steps),
         weight_decay=recipe.weight_decay or None,
@@ -117,13 +115,17 @@ class CentredAdam(Centred, keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable(package="keras_examples")
 class CentredMuon(Centred, keras.optimizers.Muon):
-    """See `Centred`. The kernel of a convolution counts as a matrix too; biases take Adam's steps.
+    """See `Centred`. Kernels of convolutions are matrices too; the last kernel and all biases take Adam's steps.
 
-    Source: Jordan et al. 2024, "Muon".
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
 
+    def build(self, variables: list[keras.Variable]) -> None:
+        self.last = [variable for variable in variables if len(variable.shape) > 1][-1]
+        super().build(variables)
+
     def _should_use_adamw(self, variable: keras.Variable) -> bool:
-        return len(variable.shape) < 2
+        return len(variable.shape) < 2 or variable is self.last
 
     def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
         matrix = super().zeropower_via_newtonschulz5(ops.reshape(x, (-1, x.shape[-1])), steps)
