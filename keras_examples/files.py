@@ -13,21 +13,22 @@ from filelock import FileLock, Timeout
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Lends a temporary path that replaces `path` once everything is written, and vanishes if anything fails.
 
-    The temporary lies beside `path`, in a folder that is made if need be, and keeps its extension, which decides the
-    format in Keras and Pillow. HDF5 belongs into an `io.BytesIO` first: h5py crashes when it closes a file on a full
-    disk. Raises OSError, as which the body's own count too; what was there before is intact.
+    The temporary lies beside `path`, or beside what that links to, in a folder that is made if need be, and keeps the
+    extension, which decides the format in Keras and Pillow. HDF5 belongs into an `io.BytesIO` first: h5py crashes when
+    it closes a file on a full disk. Raises OSError, as which the body's own count too; what was there before is intact.
     """
     path = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays one
     stem, dot, extension = path.name.partition(".")
-    temporary = path.parent / f".{stem}.{os.getpid()}{dot}{extension}"
+    temporary = target.parent / f".{stem}.{os.getpid()}{dot}{extension}"
     try:
-        if path.exists() and not path.is_file():  # as root, renaming onto /dev/null would replace the device
+        if target.exists() and not target.is_file():  # as root, renaming onto /dev/null would replace the device
             raise OSError("it is there and is no file")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise OSError(
             f"Cannot write {path.name}: {error.strerror or error}. Received: path={str(path)!r}. Choose a writable "

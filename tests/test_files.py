@@ -35,6 +35,19 @@ def test_keeps_the_old_file_if_the_body_fails(tmp_path, error):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    place, link = tmp_path / "disk" / "blob", tmp_path / "a.weights.h5"
+    link.symlink_to(place)
+    with whole_file(link) as temporary:
+        assert temporary.parent == place.parent
+        assert temporary.suffix == ".h5"
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert place.read_text() == "new"
+    assert [*place.parent.iterdir()] == [place]
+
+
 def test_refuses_a_folder(tmp_path):
     with pytest.raises(OSError, match=r"^Cannot write .*no file\. Received: path="), whole_file(tmp_path):
         pass
