@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,16 +146,45 @@ def text(example: str, recipe: Recipe, folder: Path) -> Work:
     )
 
 
+class Muon(torch.optim.AdamW):
+    """All kernels but the last as matrices, by Muon (Jordan et al. 2024); the others and the biases by AdamW."""
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float, decay: float):
+        self.kernels = [parameter for parameter in parameters if parameter.ndim > 1][:-1]
+        self.momentums = [torch.zeros_like(kernel) for kernel in self.kernels]
+        others = [parameter for parameter in parameters if all(parameter is not kernel for kernel in self.kernels)]
+        groups: list[dict[str, Any]] = [{"params": self.kernels}, {"params": others, "lr": 0.3 * rate}]
+        super().__init__(groups, rate, weight_decay=decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        rate, decay = (self.param_groups[0][name] for name in ("lr", "weight_decay"))
+        for kernel, momentum in zip(self.kernels, self.momentums):
+            gradient = kernel.grad
+            assert gradient is not None
+            momentum.mul_(0.95).add_(gradient)
+            x = gradient.add(momentum, alpha=0.95).flatten(1)
+            x = x.T if (tall := x.shape[0] > x.shape[1]) else x
+            x = x / (x.norm() + 1e-7)
+            for _ in range(5):
+                square = x @ x.T
+                x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+            kernel.mul_(1 - rate * decay).sub_((x.T if tall else x).reshape(kernel.shape), alpha=rate)
+            kernel.grad = None  # AdamW leaves it out
+        super().step()
+
+
 def main(example: str, data_dir: str, epochs: str, file: str) -> None:
     recipe = EXAMPLES[example].recipe
     torch.manual_seed(0)
     work = (text if example == "charrnn" else images)(example, recipe, Path(data_dir))
     parameters, steps = [*work.model.parameters()], -(-work.count // recipe.batch_size) * int(epochs)
-    optimizer = (
-        torch.optim.SGD(parameters, recipe.learning_rate, momentum=0.9, nesterov=True, fused=True)
-        if recipe.optimizer == "sgd"
-        else torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    )
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    optimizer = {
+        "sgd": lambda: torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, fused=True),
+        "adam": lambda: torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True),
+        "muon": lambda: Muon(parameters, rate, decay),
+    }[recipe.optimizer]()
 
     def height(step: int) -> float:
         """Up in a quarter of the steps, down in the others."""

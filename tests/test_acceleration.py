@@ -9,7 +9,7 @@ import torch
 
 import keras_examples
 from keras_examples.acceleration import accelerate
-from keras_examples.training.optimizers import CentredAdam, CentredSGD
+from keras_examples.training.optimizers import CentredAdam, CentredMuon, CentredSGD
 
 MODELS = ["mnist_linear", "mnist_mlp", "mnist_cnn", "cifar_dense", "cifar_cnn", "conv_autoencoder", "char_lstm"]
 LARGE = ["cifar_dense", "cifar_cnn", "conv_autoencoder"]
@@ -142,6 +142,12 @@ OPTIMIZERS = {
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
     "nadam": lambda: keras.optimizers.Nadam(0.01),
     "lion": lambda: keras.optimizers.Lion(0.01),
+    "adafactor": lambda: keras.optimizers.Adafactor(0.01),
+    "adadelta": lambda: keras.optimizers.Adadelta(0.01),
+    "ftrl": lambda: keras.optimizers.Ftrl(0.01),
+    "lamb, schedule, clipnorm": lambda: keras.optimizers.Lamb(schedule(), clipnorm=0.01),
+    "muon": lambda: keras.optimizers.Muon(0.01),
+    "muon, centred": lambda: CentredMuon(schedule(), centre=0.5),
 }
 
 
@@ -150,6 +156,33 @@ def test_optimizers(optimizer):
     def run(accelerated):
         model = compiled(small(dense()), optimizer(), accelerated)
         return model.fit(X, Y, batch_size=16, epochs=2, verbose=0).history, state(model)
+
+    assert_same_as_stock(run)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "lion", "adam, amsgrad", "muon, centred"])
+def test_small_updates_of_other_optimizers_run_without_keras(name):
+    model = compiled(small(dense()), OPTIMIZERS[name](), True)
+    for _ in range(3):
+        model.train_on_batch(X, Y)
+    before = model.get_weights()
+    kind = type(model.optimizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "_backend_apply_gradients", None)
+        model.train_function.watch.look = lambda: ""  # which sees that
+        model.train_on_batch(X, Y)
+    assert all((a != b).any() for a, b in zip(before, model.get_weights()))
+
+
+def test_a_setting_of_an_optimizer_that_changes_within_an_epoch_counts_at_once():
+    class Cooling(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 4:
+                self.model.optimizer.rho = 0.1
+
+    def run(accelerated):
+        model = compiled(small(dense()), keras.optimizers.RMSprop(0.01, rho=0.5), accelerated)
+        return model.fit(X, Y, batch_size=8, epochs=2, callbacks=[Cooling()], verbose=0).history, state(model)
 
     assert_same_as_stock(run)
 

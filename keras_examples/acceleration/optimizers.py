@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,14 @@ import keras
 import torch
 
 from keras_examples.acceleration.internals import fused_adamw, fused_sgd
+from keras_examples.acceleration.recording import Recorder
+from keras_examples.acceleration.recordings import assign, difference
+from keras_examples.acceleration.rewrites import finished
+from keras_examples.acceleration.substitutions import Substitutions
 
 Tensors = list[torch.Tensor]
 Update = Callable[[Tensors], None]
+SMALL = 1 << 20  # elements of the variables, above which an update takes far longer than its Python
 TRIAL = 1 << 16  # elements of the variables on copies of which an update is tried
 
 
@@ -25,8 +31,8 @@ def updater(
     """Makes the function that applies gradients to variables, as `optimizer.apply` would.
 
     Plain SGD, Adam and AdamW run torch's fused kernels, in place on the Keras optimizer's own variables: a pass over
-    memory where Keras makes a dozen, and none of its 0.1 ms of Python. Other optimizers run as they are, and so do
-    these if on copies the kernel does not do what Keras does.
+    memory where Keras makes a dozen, and none of its Python. Small updates of Keras's other optimizers are recorded, as
+    steps are, and so are these if on copies the kernel does not do what Keras does. What is left runs as it is.
 
     Args:
         optimizer: An optimizer.
@@ -34,12 +40,13 @@ def updater(
         gradients: Theirs, to try the kernel with.
         around_update: See `accelerate`.
     """
+    own = any(callable(value) and hasattr(type(optimizer), name) for name, value in vars(optimizer).items())
+    if own or not (around_update or _is_keras_own(optimizer)):
+        return lambda gradients: optimizer.apply(gradients, variables)
     kernel = next((FUSED[kind] for kind in FUSED if isinstance(optimizer, kind)), None)
-    if not (kernel and _is_plain(optimizer, variables, gradients, around_update is not None)):
-        return lambda gradients: optimizer.apply(gradients, variables)
-    fused = kernel(optimizer, variables)
-    if not _agree(optimizer, variables, fused, gradients):
-        return lambda gradients: optimizer.apply(gradients, variables)
+    fused = kernel and _is_plain(optimizer, variables, gradients) and kernel(optimizer, variables)
+    if not (fused and _agree(optimizer, variables, fused, gradients)):
+        return _Recorded(optimizer, variables, around_update is not None)
     values = [variable.value.detach() for variable in variables]
     slots = [list(kind) for kind in zip(*([s.value for s in _slots(optimizer, v)] for v in variables))]
     by_columns = [value for value in values if not value.is_contiguous()]
@@ -62,11 +69,9 @@ def updater(
     return (lambda gradients: around_update(update, gradients, variables)) if around_update else update
 
 
-def _is_plain(optimizer: Any, variables: list[keras.Variable], gradients: Sequence[Any], is_known: bool) -> bool:
-    overridden = any(callable(value) and hasattr(type(optimizer), name) for name, value in vars(optimizer).items())
+def _is_plain(optimizer: Any, variables: list[keras.Variable], gradients: Sequence[Any]) -> bool:
     return (
-        (is_known or _is_keras_own(optimizer))
-        and not (overridden or optimizer.use_ema or optimizer.gradient_accumulation_steps)
+        not (optimizer.use_ema or optimizer.gradient_accumulation_steps)
         and not (optimizer.loss_scale_factor or getattr(optimizer, "amsgrad", False))
         and optimizer.built
         and all(id(variable) in optimizer._trainable_variables_indices for variable in variables)
@@ -109,6 +114,41 @@ def _agree(optimizer: keras.Optimizer, variables: list[keras.Variable], fused: A
     # Two changes of a number agree, but for what is rounded when they are added to it.
     close = [1e-3 * (theirs - was).abs() + 1e-6 * was.abs() + 1e-10 for theirs, was in zip(new[0], old)]
     return all(bool(((ours - theirs).abs() <= least).all()) for theirs, ours, least in zip(*new, close))
+
+
+class _Recorded:
+    """An optimizer's own step, replayed after the first if that is as good, as long as nobody changes its settings."""
+
+    def __init__(self, optimizer: Any, variables: list[keras.Variable], is_known: bool):
+        self.optimizer, self.variables, rate = optimizer, variables, optimizer._learning_rate
+        small = sum(variable.value.numel() for variable in variables) <= SMALL
+        self.begins = small and (is_known or isinstance(rate, keras.Variable) or _is_keras_own(rate))
+        self.function: Any = None
+
+    def __call__(self, gradients: Tensors) -> None:
+        if self.function and all(map(operator.is_, vars(self.optimizer).values(), self.settings)):
+            torch._foreach_copy_(self.places, self.function(*gradients, *self.held))
+        elif self.begins and all(type(gradient) is torch.Tensor for gradient in gradients):
+            self._record(gradients)
+        else:
+            self.optimizer.apply(gradients, self.variables)
+
+    def _record(self, gradients: Tensors) -> None:
+        self.begins = False
+        recorder = Recorder(gradients)
+        with recorder, Substitutions(recorder):
+            self.optimizer.apply(gradients, self.variables)
+        if recorder.reason:
+            return
+        theirs = [(tensor, tensor.clone()) for tensor, *_ in recorder.before]
+        with contextlib.suppress(Exception):
+            function, self.held, self.places = finished(recorder, [])
+            assign(recorder.before)
+            torch._foreach_copy_(self.places, function(*gradients, *self.held))
+            if difference([tensor for tensor, _ in theirs], [copy for _, copy in theirs], recorder.rough) is None:
+                self.function, self.settings = function, [*vars(self.optimizer).values()]
+        if not self.function:
+            assign(theirs)
 
 
 class _FusedSGD:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from keras_examples.acceleration.internals import set_threads
-from keras_examples.acceleration.optimizers import Update
 from keras_examples.acceleration.recording import Recorder
 from keras_examples.acceleration.rewrites import finished
 
@@ -81,7 +80,7 @@ class Recording:
         self.in_place = [tensor for tensor in self.changed if id(tensor) not in assigned]
         self.changes_batch = len(self.changed) < len(recorder.before)  # as Keras does to the weights of samples
         self.unproven, self.doubts = 2, 0  # replays until it is trusted, and those that came to something else
-        self.update: Update | None = None
+        self.update: Callable[[list[Any]], None] | None = None  # see `updater`
         if options.cuda_graph and not (recorder.on_cpu or outputs):
             self.function = cuda_graph(self.function, self.held, batch)
         self.small = recorder.on_cpu and recorder.work < SMALL
