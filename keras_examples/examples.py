@@ -100,14 +100,14 @@ EXAMPLES: dict[str, Example] = {
     "mnist-cnn": _mnist(
         arch="cnn",
         builder="mnist_cnn",
-        recipe=Recipe(epochs=30, learning_rate=0.002, augment=True, shift=2),
+        recipe=Recipe(epochs=30, learning_rate=0.002, weight_decay=0.1, augment=True, shift=2),
         sizes={"dropout": Size(0.5, "Fraction of the 1,024 hidden units dropped in training.")},
         source_reaches="99.0–99.1 %",
     ),
     "cifar-cnn": _cifar(
         arch="cnn",
         builder="cifar_cnn",
-        recipe=_photos(epochs=100, learning_rate=0.005, batch_size=32),
+        recipe=_photos(epochs=100, learning_rate=0.02, batch_size=64, optimizer="muon"),
         source_reaches="67 %",
     ),
     "cifar-dense": _cifar(
@@ -122,7 +122,7 @@ EXAMPLES: dict[str, Example] = {
         dataset="cifar10",
         builder="conv_autoencoder",
         task="Reconstruction",
-        recipe=_photos(epochs=30, learning_rate=0.01, batch_size=32),
+        recipe=_photos(epochs=40, learning_rate=0.02, batch_size=32, optimizer="muon"),
     ),
     "charrnn": Example(
         command="charrnn",

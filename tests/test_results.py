@@ -15,10 +15,10 @@ TABLE = (ROOT / "weights" / "README.md").read_text()
 PROMISED = {
     "mnist-linear": 0.926,
     "mnist-mlp": 0.984,
-    "mnist-cnn": 0.995,
+    "mnist-cnn": 0.9955,
     "cifar-dense": 0.625,
     "cifar-cnn": 0.68,
-    "autoencoder": 0.0042,
+    "autoencoder": 0.0039,
     "charrnn": 1.48,
 }
 
