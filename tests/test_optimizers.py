@@ -99,8 +99,9 @@ def test_a_centred_step_changes_a_convolution_by_what_its_bias_takes_back():
 def test_muon_moves_a_kernel_as_far_in_all_directions(shape):
     recipe = Recipe(epochs=1, learning_rate=0.5, optimizer="muon")
     muon = optimizer(recipe, steps=3)
-    kernel, head = (keras.Variable(np.zeros(size, "float32")) for size in (shape, (4, 2)))
+    kernel, head = (keras.Variable(np.zeros(size, "float32"), name=str(size)) for size in (shape, (4, 2)))
     muon.build([kernel, head])
+    assert len(muon.variables) == 4  # the iteration, a momentum of each, a velocity of the last
     gradient = np.random.default_rng(0).normal(size=shape).astype("float32")
     muon.apply([keras.ops.convert_to_tensor(gradient), keras.ops.full((4, 2), 3.0)], [kernel, head])
     step = keras.ops.convert_to_numpy(kernel).reshape(-1, shape[-1])

@@ -121,11 +121,11 @@ class CentredMuon(Centred, keras.optimizers.Muon):
     """
 
     def build(self, variables: list[keras.Variable]) -> None:
-        self.last = [variable for variable in variables if len(variable.shape) > 1][-1]
+        self.last = [variable.path for variable in variables if len(variable.shape) > 1][-1]
         super().build(variables)
 
     def _should_use_adamw(self, variable: keras.Variable) -> bool:
-        return len(variable.shape) < 2 or variable is self.last
+        return len(variable.shape) < 2 or variable.path == self.last
 
     def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
         matrix = super().zeropower_via_newtonschulz5(ops.reshape(x, (-1, x.shape[-1])), steps)
