@@ -20,7 +20,7 @@ def test_optimizers_take_what_the_recipe_says(name):
 
 
 def test_an_optimizer_that_is_none():
-    with pytest.raises(ValueError, match=r"^No such optimizer\. Received: adamw\. .* adam with a weight decay\.$"):
+    with pytest.raises(ValueError, match=r"^No such optimizer\. Received: adamw\. .* adam \(AdamW with decay\)\.$"):
         optimizer(Recipe(epochs=1, learning_rate=0.1, optimizer="adamw"), 10)
 
 
