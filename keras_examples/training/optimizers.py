@@ -18,9 +18,7 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
         "muon": partial(CentredMuon, adam_weight_decay=recipe.weight_decay or None, adam_lr_ratio=0.3, rms_rate=None),
     }
     if recipe.optimizer not in kinds:
-        raise ValueError(
-            f"No such optimizer. Received: {recipe.optimizer}. Choose sgd, muon or adam (AdamW with decay)."
-        )
+        raise ValueError(f"No such optimizer. Received: {recipe.optimizer}. Choose sgd, muon, adam (AdamW with decay).")
     return kinds[recipe.optimizer](
         OneCycle(recipe.learning_rate, steps),
         weight_decay=recipe.weight_decay or None,
