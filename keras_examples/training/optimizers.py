@@ -39,7 +39,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         # Keras's own schedules take a dozen operations on the device each step; Python's numbers cost nothing.
-        least = min if isinstance(step, (int, float)) else ops.minimum
+        step, least = (step, min) if isinstance(step, (int, float)) else (ops.cast(step, "float32"), ops.minimum)
         done = (step + 1) / (self.steps + 1)
         return self.peak * least(4 * done, 4 / 3 * (1 - done))
 
