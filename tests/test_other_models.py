@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import os
 import random
 import re
 import subprocess
@@ -315,6 +316,10 @@ def holders():
         "a module imported late": (read_imported, lambda k: setattr(theirs, "k", k)),
         "a module that a function reads": (lambda layer, x: x * factor_of_theirs(), lambda k: setattr(theirs, "k", k)),
         "a text that is a name": (lambda layer, x: x * globals()["FACTOR"].k, set_global),
+        "the environment": (
+            lambda layer, x: x * float(os.environ["FACTOR"]),
+            lambda k: os.environ.update(FACTOR=str(k)),
+        ),
     }
 
 
@@ -324,6 +329,40 @@ def test_a_number_that_a_callback_changes_between_epochs(place):
         read, change, *attributes = holders()[place]
         change(1.0)
         return trained(prepare, Apply(read, **dict(*attributes)), callbacks=[each_epoch(change)])
+
+    assert not both(run)
+
+
+class ThirdBatch(keras.callbacks.Callback):
+    """Doubles a layer's factor before or after the third batch of an epoch."""
+
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self.act)
+
+    def act(self, batch, logs=None):
+        if batch == 2:
+            self.model.layers[0].factor *= 2
+
+
+HOOKS = "on_batch_begin on_batch_end on_train_batch_begin on_train_batch_end on_test_batch_begin".split()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_number_that_a_callback_changes_between_batches(hook):
+    def run(prepare):
+        model = prepare(compiled(small(Apply(lambda layer, x: x * layer.factor, factor=1.0)), "sgd"))
+        callback = ThirdBatch(hook)
+        return fit(model, callbacks=[callback]), model.evaluate(X, Y, 16, 0, callbacks=[callback]), state(model)
+
+    assert not both(run)
+
+
+def test_a_number_that_a_function_given_to_a_callback_changes_between_batches():
+    def run(prepare):
+        layer = Apply(lambda layer, x: x * layer.factor, factor=1.0)
+        change = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: setattr(layer, "factor", batch))
+        return trained(prepare, layer, callbacks=[change])
 
     assert not both(run)
 
@@ -414,7 +453,13 @@ def test_what_other_threads_draw_is_no_reason():
     assert not both(lambda prepare: fit(prepare(compiled(small(), "sgd")), Drawn(workers=2), None, batch_size=None))
 
 
+class Halved(layers.Dense):
+    def call(self, x, training=None):
+        return super().call(x, training) / 2
+
+
 CHANGES = {
+    "class": lambda model: setattr(model.layers[0], "__class__", Halved),
     "freeze": lambda model: setattr(model.layers[0], "trainable", False),
     "activation": lambda model: setattr(model.layers[0], "activation", keras.activations.tanh),
     "regularizer": lambda model: setattr(model.layers[0], "kernel_regularizer", keras.regularizers.L2(0.1)),

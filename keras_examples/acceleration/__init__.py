@@ -35,9 +35,8 @@ def accelerate(
     What comes of it is what comes of stock Keras, to rounding. A model for which that cannot be had stays stock Keras,
     and a warning says why and where. `compile()` makes a model stock Keras again: accelerate it anew afterwards.
 
-    Attributes of layers, losses, metrics and the optimizer may change at any time between epochs, and calls of `fit`,
-    `evaluate` and `predict`. Within an epoch a step follows variables and the optimizer's numbers only: a Python number
-    that a callback changes from batch to batch is seen from the next epoch on; make it a `keras.Variable`.
+    Attributes of layers, losses, metrics and the optimizer may change between epochs, calls of `fit`, `evaluate` and
+    `predict`, and by a callback between batches. Each change records anew: make what changes often a `keras.Variable`.
 
     On Linux glibc keeps freed memory for the next step from then on, in the whole process.
 
@@ -66,14 +65,17 @@ def accelerate(
     keep_freed_memory()
     watch, logs, options = Watch(model), Logs(), Options(exchange, around_update, cuda_graph)
 
-    def begin(function: StepFunction, force: bool = False) -> None:
+    def look() -> None:
         watch.begun += 1
+
+    def begin(function: StepFunction, force: bool = False) -> None:
+        look()
         name = f"{function.mode}_function"
         if getattr(model, name) is None:  # as after `quantize`
             setattr(model, name, function)
 
     def begin_epoch(reset_metrics: Callable[[], None] = model.reset_metrics) -> None:
-        watch.begun += 1
+        look()
         reset_metrics()
 
     def compile(*args: Any, **kwargs: Any) -> None:
@@ -81,7 +83,7 @@ def accelerate(
         model.compile(*args, **kwargs)
 
     own: dict[str, Any] = {"reset_metrics": begin_epoch, "compile": compile}
-    own |= {name: lean(model, name, logs) for name in ("fit", "evaluate") if not overridden(model, name)}
+    own |= {name: lean(model, name, logs, look) for name in ("fit", "evaluate") if not overridden(model, name)}
     own |= {name: with_logs(model, name, logs) for name in ON_BATCH if not overridden(model, name)}
     for mode in MODES:
         own[f"{mode}_function"] = function = StepFunction(model, mode, options, watch, logs)

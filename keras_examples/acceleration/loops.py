@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from keras_examples.acceleration.internals import ArrayDataAdapter, PyDatasetAdapter
+from keras_examples.acceleration.reasons import is_library
 
 ARRAYS = "x", "y", "sample_weight"
 PLAIN = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()
+KINDS = "", "train_", "test_"  # of the hooks that callbacks have around batches
 INTERVAL = 0.1  # seconds between two readings of the metrics while only a progress bar wants them
 
 
@@ -82,8 +84,8 @@ class _Batches(PyDatasetAdapter):
     """The batches of a `PyDataset` as Keras would hand them on, without the `DataLoader` that it puts around them."""
 
     def get_torch_dataloader(self) -> Iterator[Any]:
-        if not type(self.py_dataset).__module__.startswith(__package__.partition(".")[0]):
-            _draw()  # ours never had a `DataLoader`
+        if not _is_ours(self.py_dataset):  # which never had a `DataLoader`
+            _draw()
         return map(_as_tensors, self._get_iterator())
 
 
@@ -136,12 +138,27 @@ class _InLine(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         pass
 
-    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        pass
+    on_test_batch_end = on_train_batch_end
 
 
-def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
-    """Makes a model's `fit` or `evaluate` that reads logs at every step only if a callback asks for them."""
+class _Looking(_InLine):
+    """Has each step look again at what it reads, since a callback before this one may have changed it."""
+
+    def __init__(self, look: Callable[[], None]):
+        super().__init__()
+        self.look = look
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.look()
+
+    on_test_batch_begin = on_train_batch_begin
+
+
+def lean(model: keras.Model, name: str, logs: Logs, look: Callable[[], None]) -> Callable[..., Any]:
+    """Makes a model's `fit` or `evaluate` that reads logs at every step only if a callback asks for them.
+
+    Where users' callbacks act between batches, `look` is called before each step.
+    """
     method = getattr(type(model), name).__get__(model)
     signature = inspect.signature(method)
 
@@ -156,7 +173,8 @@ def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
         if isinstance(callbacks, keras.callbacks.CallbackList):
             return method(*args, **kwargs)
         callbacks = keras.tree.flatten(callbacks) if callbacks else []
-        arguments["callbacks"] = [*callbacks, _InLine()]
+        acting = any(_acts_between_batches(callback) for callback in callbacks)
+        arguments["callbacks"] = [*callbacks, _Looking(look) if acting else _InLine()]
         alone = arguments["y"] is None and arguments["sample_weight"] is None
         if isinstance(arguments["x"], keras.utils.PyDataset) and alone:
             weights, shuffle = arguments.get("class_weight"), arguments.get("shuffle", False)
@@ -172,9 +190,19 @@ def lean(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:
     return run
 
 
+def _is_ours(thing: Any) -> bool:
+    return type(thing).__module__.startswith(__package__.partition(".")[0])
+
+
+def _acts_between_batches(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback has code of a user's that runs between two batches."""
+    hooks = [getattr(callback, f"on_{kind}batch_{end}") for kind in KINDS for end in ("begin", "end")]
+    files = [getattr(getattr(hook, "__code__", None), "co_filename", "") for hook in hooks]
+    return not (_is_ours(callback) or all(map(is_library, files)))
+
+
 def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
-    hooks = ("on_batch_end", "on_train_batch_end", "on_test_batch_end")
-    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in hooks)
+    return not all(getattr(getattr(callback, f"on_{kind}batch_end"), "_is_default", False) for kind in KINDS)
 
 
 def with_logs(model: keras.Model, name: str, logs: Logs) -> Callable[..., Any]:

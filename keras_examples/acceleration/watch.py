@@ -3,6 +3,7 @@
 import functools
 import gc
 import operator
+import os
 import sys
 import threading
 import types
@@ -120,7 +121,8 @@ class Watch:
             self.states = {frozenset[Any](): self.version}
             seen: dict[int, Any] = {}
             settings = self._note("Keras and torch", repeat("a setting"), _settings)
-            self._walk_from([("the model", self.model), *settings], seen)
+            environment = [("os.environ", os.environ)] * (not self.names.isdisjoint(("environ", "getenv")))
+            self._walk_from([("the model", self.model), *settings, *environment], seen)
             codes = {thing.__code__ for thing in seen.values() if isinstance(thing, types.FunctionType)}
             inner = {part for code in self.codes for part in code.co_consts if isinstance(part, types.CodeType)}
             self.users = {code for code in self.codes if not is_library(code.co_filename)}
@@ -183,14 +185,14 @@ class Watch:
         name = f"{label} ({kind.__name__})" if isinstance(label, str) else kind.__name__
         passing = PASSING_OF_MODELS if isinstance(thing, keras.Model) else PASSING if is_part(thing) else set[str]()
         if passing.isdisjoint(own):
-            yield from self._note(name, own.keys(), own.values)
+            yield from self._note(name, ("class", *own), lambda: (thing.__class__, *own.values()))
         else:
-            yield from self._note(name, without(own, passing), lambda: without(own, passing).values())
+            keys = ("class", *without(own, passing))
+            yield from self._note(name, keys, lambda: (thing.__class__, *without(own, passing).values()))
         users = [base for base in kind.__mro__ if is_users(base)]
         members = [item for base in users for item in vars(base).items()]
         if slots := [name for name, member in members if isinstance(member, types.MemberDescriptorType)]:
             yield from self._note(name, slots, lambda: [getattr(thing, slot, None) for slot in slots])
-        yield (kind.__name__, kind)
 
     def _class(self, thing: type) -> Iterator[tuple[str, Any]]:
         self._note(thing.__name__, vars(thing).keys(), vars(thing).values)
