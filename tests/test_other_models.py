@@ -464,6 +464,7 @@ CHANGES = {
     "activation": lambda model: setattr(model.layers[0], "activation", keras.activations.tanh),
     "regularizer": lambda model: setattr(model.layers[0], "kernel_regularizer", keras.regularizers.L2(0.1)),
     "constraint": lambda model: setattr(model.layers[0].kernel, "constraint", keras.constraints.NonNeg()),
+    "the type of all variables": lambda model: model.to(torch.float64),
     "the tensor of a variable": lambda model: setattr(model.layers[0].kernel.value, "data", ops.ones((6, 8))),
     "clipping": lambda model: setattr(model.optimizer, "clipnorm", 0.01),
     "momentum": lambda model: setattr(model.optimizer, "momentum", 0.5),

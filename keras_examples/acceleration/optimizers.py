@@ -78,7 +78,9 @@ def _is_plain(optimizer: Any, variables: list[keras.Variable], gradients: Sequen
         and not any(v.constraint or v.overwrite_with_gradient for v in variables)
         and all(v.dtype in ("float32", "float64") for v in variables)
         and all(g is not None and g.dtype == v.value.dtype for g, v in zip(gradients, variables))
-        and all(slot.value.is_contiguous() for v in variables for slot in _slots(optimizer, v))
+        and all(
+            s.value.is_contiguous() and s.value.dtype == v.value.dtype for v in variables for s in _slots(optimizer, v)
+        )
     )
 
 
