@@ -189,6 +189,42 @@ def test_metrics_outside_of_torch(metric):
     assert both(lambda prepare: trained(prepare, dense(), metrics=[made]))
 
 
+BY_INDEX = {
+    "MeanIoU": ("mse", lambda: keras.metrics.MeanIoU(3, sparse_y_true=False, sparse_y_pred=False)),
+    "BinaryIoU": ("mse", lambda: keras.metrics.BinaryIoU(target_class_ids=[0, 1])),
+    "Hinge": ("mse", keras.metrics.Hinge),
+    "hinge": ("hinge", keras.metrics.BinaryAccuracy),
+    "squared_hinge": ("squared_hinge", keras.metrics.BinaryAccuracy),
+}
+
+
+@pytest.mark.parametrize("labels", ["0 and 1", "-1 and 1, then 0 and 1"])
+@pytest.mark.parametrize(("loss", "metric"), BY_INDEX.values(), ids=BY_INDEX.keys())
+def test_confusion_matrices_and_hinges(loss, metric, labels):
+    y = np.eye(3, dtype="float32")[Y]
+    if labels.startswith("-1"):
+        y[:20] = 2 * y[:20] - 1
+
+    def run(prepare):
+        model = prepare(compiled(small(dense()), "sgd", loss=loss, metrics=[metric()]))
+        return fit(model, y=y), model.evaluate(X, y, verbose=0), state(model)
+
+    assert not both(run)
+
+
+def test_scattering_adds_what_falls_on_one_place():
+    def scatter(layer, x):
+        once = ops.scatter([[0], [2], [0]], ops.mean(x, axis=0)[:3], (6,))
+        return x + once + ops.mean(ops.scatter([[1], [1]], x[:2], (2, 6)))
+
+    assert not both(lambda prepare: trained(prepare, Apply(scatter)))
+
+
+def test_a_function_of_keras_that_is_replaced(monkeypatch):
+    monkeypatch.setattr(keras.src.backend.core, "scatter", lambda indices, values, shape: ops.ones(shape))
+    assert not both(lambda prepare: trained(prepare, Apply(lambda layer, x: x + ops.scatter([[0]], x[:1, 0], (6,)))))
+
+
 def test_the_warning_names_layer_function_and_line():
     model = compiled(small(Apply(LEAVES["numpy"])), accelerated=True)
     with pytest.warns(UserWarning, match="not accelerated") as caught:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from keras.src.backend.common.global_state import get_global_attribute  # Keras's generator where no seed is given
 from keras.src.backend.common.stateless_scope import in_stateless_scope  # whether variables stand for other values
+from keras.src.backend.torch import core as keras_core  # its scatter asks for each index
 from keras.src.backend.torch.random import torch_seed_generator  # from a Keras seed to a generator of torch's
+from keras.src.losses import losses as keras_losses  # those of hinges ask whether labels are binary
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter  # batches without a `DataLoader`
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from torch.nn.modules import module  # has the hooks of all modules
@@ -20,7 +22,7 @@ from torch.utils.flop_counter import flop_registry  # counts the work of an oper
 from torch.utils.weak import WeakTensorKeyDictionary  # knows a tensor again that comes back from the backward pass
 
 __all__ = ["ArrayDataAdapter", "PyDatasetAdapter", "TorchDispatchMode", "WeakTensorKeyDictionary"]
-__all__ += ["flop_registry", "get_global_attribute", "in_stateless_scope"]
+__all__ += ["flop_registry", "get_global_attribute", "in_stateless_scope", "keras_core", "keras_losses"]
 
 aten = torch.ops.aten
 seeding = inspect.unwrap(torch_seed_generator).__code__

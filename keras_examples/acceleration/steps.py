@@ -30,7 +30,7 @@ from keras_examples.acceleration.recordings import (
     random_states,
     set_random_states,
 )
-from keras_examples.acceleration.substitutions import Substitutions, in_place_of
+from keras_examples.acceleration.substitutions import Substitutions, asking_nothing, in_place_of
 from keras_examples.acceleration.watch import Watch
 
 TRIES = 3  # steps that may change what they read, as those do that build something when they first run
@@ -221,6 +221,7 @@ class StepFunction:
             if recorder:
                 stack.enter_context(recorder)
                 stack.enter_context(Substitutions(recorder))
+                stack.enter_context(asking_nothing())
                 for layer in recurrent_layers(self.model):
                     stack.enter_context(in_place_of(layer, "inner_loop", partial(by_kernel, recorder, layer)))
                 for layer in normalizations(self.model):
