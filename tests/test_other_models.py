@@ -220,6 +220,15 @@ def test_scattering_adds_what_falls_on_one_place():
     assert not both(lambda prepare: trained(prepare, Apply(scatter)))
 
 
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "zeros"])
+def test_spectral_normalization(initializer):
+    def run(prepare):
+        layer = layers.SpectralNormalization(layers.Dense(5, kernel_initializer=initializer), power_iterations=2)
+        return trained(prepare, layer)
+
+    assert not both(run)
+
+
 def test_a_function_of_keras_that_is_replaced(monkeypatch):
     monkeypatch.setattr(keras.src.backend.core, "scatter", lambda indices, values, shape: ops.ones(shape))
     assert not both(lambda prepare: trained(prepare, Apply(lambda layer, x: x + ops.scatter([[0]], x[:1, 0], (6,)))))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from keras.src.backend.common.global_state import get_global_attribute  # Keras's generator where no seed is given
 from keras.src.backend.common.stateless_scope import in_stateless_scope  # whether variables stand for other values
-from keras.src.backend.torch import core as keras_core  # its scatter asks for each index
+from keras.src.backend.torch import core as keras_core  # its scatter asks for each index, its cond for its condition
 from keras.src.backend.torch.random import torch_seed_generator  # from a Keras seed to a generator of torch's
 from keras.src.losses import losses as keras_losses  # those of hinges ask whether labels are binary
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter  # batches without a `DataLoader`

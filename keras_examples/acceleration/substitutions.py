@@ -157,8 +157,19 @@ def _hinge_labels(labels: torch.Tensor) -> torch.Tensor:
     return torch.where(((labels == 0) | (labels == 1)).all(), 2.0 * labels - 1.0, labels)
 
 
+_by_branch = keras_core.cond
+
+
+def _cond(condition: Any, if_true: Any, if_false: Any) -> Any:
+    """Keras's `cond`, which runs one branch, except that of `SpectralNormalization`: nobody asks for its gradients."""
+    if getattr(if_false, "__func__", None) is not keras.layers.SpectralNormalization.normalized_weights:
+        return _by_branch(condition, if_true, if_false)
+    return [torch.where(condition, a, b) for a, b in zip(if_true(), if_false())]
+
+
 _lock, _recordings, _exchanges = threading.Lock(), 0, ExitStack()
-EXCHANGES = (keras_core, "scatter", _scatter), (keras_losses, "convert_binary_labels_to_hinge", _hinge_labels)
+EXCHANGES: Any = (keras_core, "scatter", _scatter), (keras_core, "cond", _cond)
+EXCHANGES += ((keras_losses, "convert_binary_labels_to_hinge", _hinge_labels),)
 
 
 @contextmanager
