@@ -183,10 +183,77 @@ def test_a_counter_that_seldom_counts_is_not_frozen_either():
     assert both(lambda prepare: trained(prepare, Apply(LEAVES["a counter"], counter=iter([1] * 6 + [5] * 100))))
 
 
-@pytest.mark.parametrize("metric", [mean_by_numpy, KeepsBatches], ids=["through NumPy", "with Python state"])
-def test_metrics_outside_of_torch(metric):
-    made = metric if metric is mean_by_numpy else metric()
-    assert both(lambda prepare: trained(prepare, dense(), metrics=[made]))
+def test_a_metric_with_python_state():
+    assert both(lambda prepare: trained(prepare, dense(), metrics=[KeepsBatches()]))
+
+
+class MedianByNumpy(keras.metrics.Metric):
+    """The sum of the medians of all batches, and of the weights of their samples."""
+
+    def __init__(self):
+        super().__init__(name="median")
+        self.total = self.add_weight(shape=(), initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(float(np.median(ops.convert_to_numpy(y_pred))))
+        if sample_weight is not None:
+            self.total.assign_add(ops.sum(sample_weight))
+
+    def result(self):
+        return self.total
+
+
+def test_metrics_through_numpy_leave_the_rest_of_the_step_accelerated():
+    def run(prepare):
+        model = compiled(small(dense()), "sgd", metrics=["accuracy", mean_by_numpy], weighted_metrics=[MedianByNumpy()])
+        prepare(model)
+        weights = {"sample_weight": np.linspace(0, 1, len(X)), "validation_data": (X, Y)}
+        results = fit(model, **weights), model.evaluate(X, Y, 16, 0), fit(model), fit(model)
+        if prepare is accelerate:
+            assert model.train_function.recordings
+            assert model.test_function.recordings
+        return *results, model.train_on_batch(X[:16], Y[:16]), state(model)
+
+    assert not both(run)
+
+
+def test_metrics_through_numpy_of_several_outputs():
+    def run(prepare):
+        inputs = keras.Input((6,))
+        outputs = {"a": layers.Dense(3, name="a")(inputs), "b": layers.Dense(1, name="b")(inputs)}
+        model = keras.Model(inputs, outputs)
+        loss = {"a": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "b": "mse"}
+        model.compile("adam", loss, metrics={"a": ["accuracy", mean_by_numpy], "b": ["mae"]})
+        prepare(model)
+        return fit(model, y={"b": X[:, :1], "a": Y}), model.evaluate(X, {"a": Y, "b": X[:, :1]}, verbose=0)
+
+    assert not both(run)
+
+
+def test_a_metric_through_numpy_of_what_a_layer_keeps():
+    def run(prepare):
+        def keep(layer, x):
+            layer.kept = x
+            return x
+
+        def mean(y_true, y_pred):
+            return 0.0 if layer.kept.device.type == "meta" else float(layer.kept.mean())
+
+        layer = Apply(keep)
+        return trained(prepare, layer, metrics=[mean])
+
+    assert both(run)
+
+
+def test_a_metric_through_numpy_of_outputs_with_a_mask():
+    def run(prepare):
+        hidden = layers.Embedding(9, 4, mask_zero=True), layers.LSTM(3, return_sequences=True), layers.Dense(3)
+        model = keras.Sequential([keras.Input((6,)), *hidden])
+        prepare(compiled(model, metrics=[MedianByNumpy()]))
+        x = np.arange(300).reshape(50, 6) % 9
+        return fit(model, x, x % 3), state(model)
+
+    assert "its metrics read a mask" in both(run)[0]
 
 
 BY_INDEX = {
@@ -238,9 +305,10 @@ def test_the_warning_names_layer_function_and_line():
     model = compiled(small(Apply(LEAVES["numpy"])), accelerated=True)
     with pytest.warns(UserWarning, match="not accelerated") as caught:
         fit(model)
-    text, line = str(caught[0].message), LEAVES["numpy"].__code__.co_firstlineno
+    (warning,) = [warning for warning in caught if "not accelerated" in str(warning.message)]
+    text, line = str(warning.message), LEAVES["numpy"].__code__.co_firstlineno
     assert re.search(rf"through numpy, in apply\S* \(Apply\), in <lambda> at test_other_models.py:{line}", text), text
-    assert caught[0].filename == __file__
+    assert warning.filename == __file__
 
 
 FACTOR, NUMBER = argparse.Namespace(k=1.0), contextvars.ContextVar("number")

@@ -95,6 +95,11 @@ class Recording:
             gradients = [next(rest) if exists else None for exists in self.exists]
         return gradients, results[first:second], results[second:]
 
+    def others(self, model: keras.Model) -> int:
+        """How many variables a step assigns that several processes cannot add up."""
+        metrics = {v.value.data_ptr() for metric in model.metrics for v in metric.variables}
+        return sum(tensor.data_ptr() not in metrics for tensor in self.changed) + len(self.in_place)
+
     def on_threads(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function on as many threads as the step deserves."""
         if not self.small:
@@ -119,6 +124,29 @@ def cuda_graph(function: Callable[..., Any], held: list[torch.Tensor], batch: li
         return outputs
 
     return replay
+
+
+def kind_of(batch: Any, on_cpu: bool) -> tuple[list[torch.Tensor | None], Any]:
+    """A batch's tensors, and what has to be the same for a recording to hold."""
+    if on_cpu and type(batch) is tuple and all(type(leaf) is torch.Tensor for leaf in batch):
+        leaves, structure = list(batch), None  # as nearly always; the rest is slower than a small step's Python
+    else:
+        leaves = [leaf if leaf is None else keras.ops.convert_to_tensor(leaf) for leaf in keras.tree.flatten(batch)]
+        structure = repr(keras.tree.map_structure(lambda leaf: leaf is None, batch))
+    return leaves, (
+        structure,
+        *(leaf if leaf is None else (leaf.shape, leaf.dtype, leaf.stride()) for leaf in leaves),
+    )
+
+
+def called(model: keras.Model, place: int, step: StockStep, states: Sequence[torch.Tensor]) -> str:
+    """What of a step, its gradients, outputs and states in this order, stands at a place."""
+    if place < len(step.variables):
+        return f"gradient of {step.variables[place].path}"
+    if (place := place - len(step.variables) - len(step.outputs or ())) < 0:
+        return "output"
+    variables = [*model.variables, *(v for metric in model.metrics for v in metric.variables)]
+    return {v.value.data_ptr(): v.path for v in variables}.get(states[place].data_ptr(), "state")
 
 
 def difference(ours: Sequence[Any], theirs: Sequence[Any], rough: bool) -> int | None:

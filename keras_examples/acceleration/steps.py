@@ -26,7 +26,9 @@ from keras_examples.acceleration.recordings import (
     Recording,
     StockStep,
     assign,
+    called,
     difference,
+    kind_of,
     random_states,
     set_random_states,
 )
@@ -45,6 +47,7 @@ class StepFunction:
         self.model, self.mode, self.options, self.watch, self.logs = model, mode, options, watch, logs
         self.training, self.on_cpu = mode == "train", keras.ops.zeros(()).device.type == "cpu"
         self.begun, self.changes_itself = -1, ""
+        self.apart = False  # whether Keras updates the metrics after each replay
         self.budget = Budget()
         self.kept: dict[int, Any] = {}  # recordings by version of the watch
         self.stock_function: Any = None
@@ -59,7 +62,7 @@ class StepFunction:
         if self.reason or in_stateless_scope() or torch.is_anomaly_enabled():
             return self.stock(data)
         try:
-            leaves, shapes = self._tensors(data[0])
+            leaves, shapes = kind_of(data[0], self.on_cpu)
         except (TypeError, ValueError) as error:  # a batch of something else
             self._stay_stock(explained(error))
             return self.stock(data)
@@ -67,7 +70,7 @@ class StepFunction:
         if not count:  # zeros keep this process in step with the others, and count for nothing
             leaves = [leaf if leaf is None else leaf.new_zeros((1, *leaf.shape[1:])) for leaf in leaves]
             data = [keras.tree.pack_sequence_as(data[0], leaves)]
-            shapes = self._tensors(data[0])[1]
+            shapes = kind_of(data[0], self.on_cpu)[1]
         key = (shapes, self.model.training)
         recording = self.recordings.get(key)
         if recording is None or recording.unproven > 0:
@@ -103,6 +106,15 @@ class StepFunction:
         if not self.reason and (reason := unsupported(self.model, self.mode)):
             self._stay_stock(reason)
 
+    def _give_up(self, reason: str) -> None:
+        """Stays stock Keras, or leaves the metrics to Keras, if that may help, as where they go through NumPy."""
+        own = self.mode == "predict" or self._has_own_metrics() or len(self.model.metrics) < 2
+        if self.apart or own or self.options.exchange:
+            return self._stay_stock(reason)
+        self.apart = True
+        self.kept.clear()
+        self.recordings = self.kept[self.version] = {}
+
     def _stay_stock(self, reason: str) -> None:
         """Warns that the model runs as stock Keras, unless each of several processes would train one of its own."""
         message = f"{self.model.name} is not accelerated, {self.mode} mode: {reason}."
@@ -120,23 +132,9 @@ class StepFunction:
             self.failures += 1
             self.recordings.pop(key, None)
             if self.failures > DOUBTS or self.options.exchange:
-                self._stay_stock(explained(error))
+                self._give_up(explained(error))
             return result
-        return self._finish(recording, *results, count)
-
-    def _tensors(self, nested: Any) -> tuple[list[torch.Tensor | None], Any]:
-        """A batch's tensors, and what has to be the same for a recording to hold."""
-        if self.on_cpu and type(nested) is tuple and all(type(leaf) is torch.Tensor for leaf in nested):
-            leaves, structure = list(nested), None  # as nearly always; the rest is slower than a small step's Python
-        else:
-            leaves = [
-                leaf if leaf is None else keras.ops.convert_to_tensor(leaf) for leaf in keras.tree.flatten(nested)
-            ]
-            structure = repr(keras.tree.map_structure(lambda leaf: leaf is None, nested))
-        return leaves, (
-            structure,
-            *(leaf if leaf is None else (leaf.shape, leaf.dtype, leaf.stride()) for leaf in leaves),
-        )
+        return self._measured(self._finish(recording, *results, count), data)
 
     def _beside_stock(self, key: Any, data: Sequence[Any], leaves: list[Any], count: int) -> Any:
         """A step by stock Keras and by a recording, made of that step if there is none; ours counts if they agree."""
@@ -160,7 +158,7 @@ class StepFunction:
             assign(before)
             set_random_states(states)
             result = self.stock(data)  # or raise its own error
-            self._stay_stock(recorder.reason or explained(error))
+            self._give_up(recorder.reason or explained(error))
             return result
         after, problem = random_states(), recorder.reason if recorder else ""
         if changed := self.watch.look():
@@ -168,7 +166,7 @@ class StepFunction:
             self.kept.clear()
             self.recordings = self.kept[self.version] = {}
             if self.tries < TRIES and not self.options.exchange:
-                return self._finish_stock(step)
+                return self._finish_stock(step, data)
             problem = self.changes_itself = problem or f"its step changes {changed}"
         if recorder:
             self.watch.know({*recorder.codes.values()})
@@ -179,14 +177,14 @@ class StepFunction:
             try:
                 if recorder:
                     recording = Recording(recorder, step, batch, self.options)
-                    if self.options.exchange and (others := self._others(recording)):
+                    if self.options.exchange and (others := recording.others(self.model)):
                         raise ValueError(f"its step assigns {others} variables that are no metric's")
                 problem, results = self._compare(recording, step, batch, before, states, after)
             except Exception as error:
                 problem = explained(error)
         if problem:
-            result = self._finish_stock(step)
-            self._stay_stock(problem)
+            result = self._finish_stock(step, data)
+            (self._stay_stock if changed else self._give_up)(problem)
             return result
         self.recordings[key] = recording
         if len(self.recordings) > MOST:
@@ -194,12 +192,12 @@ class StepFunction:
         if self.training:
             self.model.zero_grad()
         del step
-        return recording.on_threads(self._finish, recording, *results, count)
+        return self._measured(recording.on_threads(self._finish, recording, *results, count), data)
 
     def _run_stock(self, data: Sequence[Any], recorder: Recorder | None) -> StockStep:
         """Stock Keras's step, but for the update of the weights."""
         updates: list[tuple[list[Any], list[keras.Variable]]] = []
-        only_metrics = self.mode != "predict" and not overridden(self.model, "compute_metrics", "get_metrics_result")
+        only_metrics = self.mode != "predict" and not (self.apart or self._has_own_metrics())
         optimizer: Any = self.model.optimizer if self.training else None
         update: Any = optimizer and optimizer.apply
 
@@ -216,6 +214,8 @@ class StepFunction:
         with ExitStack() as stack:
             if only_metrics:
                 stack.enter_context(in_place_of(self.model, "get_metrics_result", dict))
+            if self.apart:
+                stack.enter_context(in_place_of(self.model, "compute_metrics", _without_mask))
             if optimizer:
                 stack.enter_context(in_place_of(optimizer, "apply", apply))
             if recorder:
@@ -229,11 +229,21 @@ class StepFunction:
             returned = self.stock(data)
         return StockStep(returned, None if only_metrics else keras.tree.flatten(returned), *(updates or [([], [])])[0])
 
-    def _finish_stock(self, step: StockStep) -> Any:
+    def _finish_stock(self, step: StockStep, data: Sequence[Any]) -> Any:
         if step.variables:
             with torch.no_grad():
                 self.model.optimizer.apply(step.gradients, step.variables)
-        return self.model.get_metrics_result() if step.outputs is None else step.returned
+        return self.model.get_metrics_result() if step.outputs is None else self._measured(step.returned, data)
+
+    def _measured(self, returned: Any, data: Sequence[Any]) -> Any:
+        """What a step returns, if that is the outputs by which Keras has to update metrics that are kept apart."""
+        if not self.apart:
+            return returned
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data[0])
+        return self.model.compute_metrics(x, y, returned, sample_weight)
+
+    def _has_own_metrics(self) -> bool:
+        return overridden(self.model, "compute_metrics", "get_metrics_result")
 
     def _compare(
         self, recording: Recording, step: StockStep, batch: Any, before: Any, states: Any, after: Any
@@ -253,26 +263,13 @@ class StepFunction:
                 recording.unproven -= 1
                 return "", ours
             recording.doubts += 1
-            differs = "random number" if place is None else self._called(place, step, states_of)
+            differs = "random number" if place is None else called(self.model, place, step, states_of)
             problem = f"its recording computes another {differs} than stock Keras" if recording.doubts > DOUBTS else ""
         except Exception as error:
             problem = explained(error)
         assign(theirs)
         set_random_states(after)
         return problem, results
-
-    def _others(self, recording: Recording) -> int:
-        """How many variables a step assigns that several processes cannot add up."""
-        metrics = {v.value.data_ptr() for metric in self.model.metrics for v in metric.variables}
-        return sum(tensor.data_ptr() not in metrics for tensor in recording.changed) + len(recording.in_place)
-
-    def _called(self, place: int, step: StockStep, states: list[torch.Tensor]) -> str:
-        if place < len(step.variables):
-            return f"gradient of {step.variables[place].path}"
-        if (place := place - len(step.variables) - len(step.outputs or ())) < 0:
-            return "output"
-        variables = [*self.model.variables, *(v for metric in self.model.metrics for v in metric.variables)]
-        return {v.value.data_ptr(): v.path for v in variables}.get(states[place].data_ptr(), "state")
 
     def _finish(
         self, recording: Recording, gradients: list[Any], outputs: list[Any], values: list[Any], count: int
@@ -290,3 +287,10 @@ class StepFunction:
         if recording.only_metrics:
             return self.logs.read(self.model)
         return outputs[0] if recording.structure is None else keras.tree.pack_sequence_as(recording.structure, outputs)
+
+
+def _without_mask(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    """The outputs of a model, by which its metrics are updated later."""
+    if any(hasattr(output, "_keras_mask") for output in keras.tree.flatten(y_pred)):
+        raise ValueError("its metrics read a mask")
+    return y_pred
