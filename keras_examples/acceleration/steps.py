@@ -2,6 +2,7 @@
 
 A recording is made of a step of stock Keras's. Its first replay is of that same step, its second beside another one of
 stock Keras's: what they come to has to agree to rounding, or stock Keras's result stands and the model stays as it was.
+Of the first step ours counts too, so that a run that goes on from a checkpoint and records anew comes to the same bits.
 """
 
 import warnings

@@ -64,6 +64,7 @@ class Watch:
         begun: How often `fit`, an epoch of it, `evaluate`, `predict` or a step on one batch has begun.
         version: The number of the state that was found; one that was there before may have its number again.
         users: The code of users' functions that a step runs.
+        has_users: Whether the walk came by classes, functions or modules of users'.
     """
 
     def __init__(self, model: keras.Model):
@@ -75,8 +76,9 @@ class Watch:
 
     def know(self, codes: set[types.CodeType]) -> None:
         """Adds functions that a step runs."""
-        if not codes <= self.codes:
-            self.codes |= codes
+        new = codes - self.codes
+        self.codes |= new
+        if new and (self.has_users or not all(is_library(code.co_filename) for code in new)):
             self._walk()
 
     def look(self) -> str:
@@ -120,6 +122,7 @@ class Watch:
             self.last: dict[tuple[int, int], str] = {}  # and what they are
             self.states = {frozenset[Any](): self.version}
             seen: dict[int, Any] = {}
+            self.has_users = False
             settings = self._note("Keras and torch", repeat("a setting"), _settings)
             environment = [("os.environ", os.environ)] * (not self.names.isdisjoint(("environ", "getenv")))
             self._walk_from([("the model", self.model), *settings, *environment], seen)
@@ -151,6 +154,7 @@ class Watch:
             if is_library(getattr(thing, "__file__", None) or "<frozen"):
                 return ()
             chosen = sorted(self.names & vars(thing).keys())
+            self.has_users = True
             return self._note(name, chosen, lambda: map(vars(thing).get, chosen))
         if isinstance(thing, types.FunctionType):
             if is_library(thing.__code__.co_filename):  # which may call one of users', as `torch.no_grad()` does
@@ -196,6 +200,7 @@ class Watch:
 
     def _class(self, thing: type) -> Iterator[tuple[str, Any]]:
         self._note(thing.__name__, vars(thing).keys(), vars(thing).values)
+        self.has_users = self.has_users or is_users(thing)
         for name, member in [*vars(thing).items()] if is_users(thing) else ():  # Keras's own are only looked at
             named = name in self.names or (name.startswith("__") and name != "__init__")
             if named or not isinstance(member, types.FunctionType) or member.__code__ in self.codes:
@@ -209,6 +214,7 @@ class Watch:
         package = around.get("__package__")
         imported = {full for name in names for full in (name, f"{package}.{name}") if full in sys.modules}
         self.codes.add(function.__code__)
+        self.has_users = True
 
         def read() -> list[Any]:
             own = function.__defaults__, function.__kwdefaults__, function.__dict__
