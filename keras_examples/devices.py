@@ -58,9 +58,15 @@ class _Compiler(ModuleType):
 
 
 def import_keras() -> None:
-    """Imports Keras in half of its time: no compiler, and no looking for garbage in what imports make."""
+    """Imports Keras in a quarter of its time: no compiler, no looking for garbage, nothing that it needs only to plot.
+
+    Where pandas and matplotlib are there it imports them, in half a second and 64 MB. They can be imported afterwards.
+    """
     if "keras" in sys.modules:
         return
+    modules: dict[str, Any] = sys.modules
+    hidden = {"matplotlib", "pandas"} - modules.keys()
+    modules |= dict.fromkeys(hidden)  # None hides a module
     if os.environ["KERAS_BACKEND"] == "torch":
         compiler = _Compiler("torch._dynamo")
         sys.modules.setdefault(compiler.__name__, compiler)
@@ -68,6 +74,8 @@ def import_keras() -> None:
     try:
         importlib.import_module("keras")
     finally:
+        for name in hidden:
+            del sys.modules[name]
         gc.freeze()
         gc.enable()
 

@@ -406,7 +406,7 @@ def test_on_a_terminal_there_are_progress_bars_without_colour_where_none_is_want
     output = on_terminal("mnist --data synthetic --epochs 2 --limit 256", tmp_path, os.environ | no_color)
     assert ("\x1b[" in output) == (not no_color)
     measuring = output.partition("Epoch 2/2")[2].partition("val_loss")[2]
-    assert "4/4" in measuring
+    assert "8/8" in measuring
     assert "━━━" in measuring
 
 

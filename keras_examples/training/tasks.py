@@ -28,7 +28,7 @@ from keras_examples.show.reports import has_progress_bar
 from keras_examples.show.text import evaluate_text, generate
 from keras_examples.training.figures import block_bound, confusion_matrix, error_and_correlation
 
-PREDICTION_BATCH = 500
+PREDICTION_BATCH = 250
 
 
 class _ImageTask:
