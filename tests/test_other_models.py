@@ -245,15 +245,17 @@ def test_a_metric_through_numpy_of_what_a_layer_keeps():
     assert both(run)
 
 
-def test_a_metric_through_numpy_of_outputs_with_a_mask():
+@pytest.mark.parametrize("reads", [False, True], ids=["alone", "and a layer that reads values"])
+def test_a_metric_through_numpy_of_outputs_with_a_mask(reads):
     def run(prepare):
-        hidden = layers.Embedding(9, 4, mask_zero=True), layers.LSTM(3, return_sequences=True), layers.Dense(3)
-        model = keras.Sequential([keras.Input((6,)), *hidden])
+        hidden = [layers.Embedding(9, 4, mask_zero=True), layers.LSTM(3, return_sequences=True)]
+        hidden += [Apply(LEAVES["float()"], supports_masking=True)] * reads
+        model = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(3)])
         prepare(compiled(model, metrics=[MedianByNumpy()]))
         x = np.arange(300).reshape(50, 6) % 9
         return fit(model, x, x % 3), state(model)
 
-    assert "its metrics read a mask" in both(run)[0]
+    assert ("Python reads the values of a tensor" if reads else "its metrics read a mask") in both(run)[0]
 
 
 BY_INDEX = {

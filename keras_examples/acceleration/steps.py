@@ -109,8 +109,8 @@ class StepFunction:
 
     def _give_up(self, reason: str) -> None:
         """Stays stock Keras, or leaves the metrics to Keras, if that may help, as where they go through NumPy."""
-        own = self.mode == "predict" or self._has_own_metrics() or len(self.model.metrics) < 2
-        if self.apart or own or self.options.exchange:
+        tried = self.apart or self.changes_itself or self.options.exchange
+        if tried or self.mode == "predict" or self._has_own_metrics() or len(self.model.metrics) < 2:
             return self._stay_stock(reason)
         self.apart = True
         self.kept.clear()
@@ -185,7 +185,7 @@ class StepFunction:
                 problem = explained(error)
         if problem:
             result = self._finish_stock(step, data)
-            (self._stay_stock if changed else self._give_up)(problem)
+            self._give_up(problem)
             return result
         self.recordings[key] = recording
         if len(self.recordings) > MOST:
@@ -216,7 +216,7 @@ class StepFunction:
             if only_metrics:
                 stack.enter_context(in_place_of(self.model, "get_metrics_result", dict))
             if self.apart:
-                stack.enter_context(in_place_of(self.model, "compute_metrics", _without_mask))
+                stack.enter_context(in_place_of(self.model, "compute_metrics", partial(_outputs, recorder)))
             if optimizer:
                 stack.enter_context(in_place_of(optimizer, "apply", apply))
             if recorder:
@@ -290,8 +290,8 @@ class StepFunction:
         return outputs[0] if recording.structure is None else keras.tree.pack_sequence_as(recording.structure, outputs)
 
 
-def _without_mask(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-    """The outputs of a model, by which its metrics are updated later."""
-    if any(hasattr(output, "_keras_mask") for output in keras.tree.flatten(y_pred)):
-        raise ValueError("its metrics read a mask")
+def _outputs(recorder: Recorder | None, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    """What a model returned, by which its metrics are updated later; a replay returns it without a mask."""
+    if recorder and any(hasattr(output, "_keras_mask") for output in keras.tree.flatten(y_pred)):
+        recorder.fail("its metrics read a mask")
     return y_pred
