@@ -60,13 +60,13 @@ class _Compiler(ModuleType):
 def import_keras() -> None:
     """Imports Keras in a quarter of its time: no compiler, no looking for garbage, nothing that it needs only to plot.
 
-    Where pandas and matplotlib are there it imports them, in half a second and 64 MB. They can be imported afterwards.
+    By itself it imports pandas and matplotlib where they are there, in half a second and 64 MB. They can be later on.
     """
     if "keras" in sys.modules:
         return
-    modules: dict[str, Any] = sys.modules
+    modules: dict[str, Any] = sys.modules  # in which None hides one
     hidden = {"matplotlib", "pandas"} - modules.keys()
-    modules |= dict.fromkeys(hidden)  # None hides a module
+    modules |= dict.fromkeys(hidden)
     if os.environ["KERAS_BACKEND"] == "torch":
         compiler = _Compiler("torch._dynamo")
         sys.modules.setdefault(compiler.__name__, compiler)
