@@ -9,7 +9,8 @@ import pytest
 from keras_examples import models, weights
 from keras_examples.console import choose_backend
 from keras_examples.examples import EXAMPLES, Recipe
-from keras_examples.training.run import Run, write_config
+from keras_examples.training.logs import write_config
+from keras_examples.training.run import Run
 
 
 def test_a_saved_file_gives_the_same_run(run, tmp_path):

@@ -19,9 +19,9 @@ from keras_examples.show.reports import counted, has_progress_bar
 from keras_examples.training import checkpoints, processes
 from keras_examples.training.callbacks import Progress, Stopped
 from keras_examples.training.checkpoints import Checkpoints
-from keras_examples.training.logs import Logs, draw_run
+from keras_examples.training.logs import Logs, draw_run, write_config
 from keras_examples.training.optimizers import optimizer
-from keras_examples.training.run import Run, write_config
+from keras_examples.training.run import Run
 from keras_examples.training.tasks import Data, task_of
 
 

@@ -1,7 +1,9 @@
-"""What a run writes for people and other tools: a picture, TensorBoard's event files, and a table."""
+"""What a run writes for people and other tools: a picture, TensorBoard's event files, a table, and its options."""
 
 import csv
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_examples.examples import EXAMPLES
 from keras_examples.files import whole_file
 from keras_examples.training import processes
 from keras_examples.training.run import Run
@@ -84,3 +87,18 @@ def draw_run(
         echo(f"no picture of the run: {error}")
         return None
     return picture
+
+
+def write_config(run: Run) -> None:
+    """Writes the options of a run as a TOML file, under their names on the command line. Raises OSError."""
+    row, options = EXAMPLES[run.example], asdict(run.options)
+    sizes = {name: value for name, value in options.pop("sizes").items() if name in row.sizes}
+    path = Path(options.pop("save_config"))
+    lines = [f"# python cli.py {row.command} --config FILE"]
+    chosen = {name: run.conditions[name] for name in ("device", "backend")}
+    for name, value in ({"arch": row.arch or None} | options | sizes | chosen).items():
+        if value is not None:
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which TOML wants, JSON does not
+            lines.append(f"{name.replace('_', '-')} = {text}")
+    with whole_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", "utf-8")

@@ -1,6 +1,5 @@
 """A run: what was asked for, under which conditions it trains, and how far it has come."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
@@ -9,7 +8,7 @@ from typing import Any
 
 from keras_examples import weights
 from keras_examples.examples import EXAMPLES, Options
-from keras_examples.files import check_writable, whole_file
+from keras_examples.files import check_writable
 from keras_examples.training import processes
 
 # What only the user says: no file that is read decides what is written.
@@ -120,18 +119,3 @@ class Run:
                     "back, or train anew without --resume."
                 )
         self.conditions = conditions
-
-
-def write_config(run: Run) -> None:
-    """Writes the options of a run as a TOML file, under their names on the command line. Raises OSError."""
-    row, options = EXAMPLES[run.example], asdict(run.options)
-    sizes = {name: value for name, value in options.pop("sizes").items() if name in row.sizes}
-    path = Path(options.pop("save_config"))
-    lines = [f"# python cli.py {row.command} --config FILE"]
-    chosen = {name: run.conditions[name] for name in ("device", "backend")}
-    for name, value in ({"arch": row.arch or None} | options | sizes | chosen).items():
-        if value is not None:
-            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which TOML wants, JSON does not
-            lines.append(f"{name.replace('_', '-')} = {text}")
-    with whole_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", "utf-8")
