@@ -17,11 +17,12 @@ from typing import Any
 import click
 from click import echo
 
+from keras_examples import ranges
 from keras_examples.commands import Commands, DefaultCommands
 from keras_examples.console import Choice, choose_backend, options, read_config, recipe_options, reported
 from keras_examples.examples import COMMANDS, EXAMPLES
 
-COUNT, SEED = click.IntRange(1), click.IntRange(0, 2**32 - 1)
+COUNT, SEED = click.IntRange(*ranges.COUNT), click.IntRange(*ranges.SEED)
 PATH, FOLDER = click.Path(), click.Path(file_okay=False)
 
 
@@ -29,7 +30,7 @@ data_dir_option = click.option("--data-dir", type=FOLDER, default="datasets", he
 data_options = options(
     click.option(
         "--data",
-        type=Choice(["auto", "real", "synthetic"]),
+        type=Choice(ranges.CHOICES["data"]),
         default="auto",
         help="auto: local files, else download, else made up here, which every report then says.",
     ),
@@ -95,7 +96,9 @@ generation_options = options(
 )
 training_options = options(
     click.option("--early-stopping", type=COUNT, help="Stop after N epochs without lower loss; keep the best."),
-    click.option("--precision", type=Choice(["float32", "bfloat16"]), default="float32", help="Of all but variables."),
+    click.option(
+        "--precision", type=Choice(ranges.CHOICES["precision"]), default="float32", help="Of all but variables."
+    ),
     seed_option,
     click.option("--limit", type=COUNT, help="Use the first N training samples."),
     click.option("--accelerate/--no-accelerate", default=True, help="On torch, replay captured steps."),
@@ -201,7 +204,7 @@ def add_example(command: str) -> None:
         """Writes trained weights to PATH. Its ending is the format: .weights.h5, .keras, .safetensors or .onnx."""
         from keras_examples.weights import convert, find, run_name
 
-        if names and not target.endswith(".safetensors"):
+        if names and not target.lower().endswith(".safetensors"):
             raise click.UsageError(f"--names is for .safetensors files. Received: {target}. Leave it out.")
         source = find(run_name(ids[arch], text), path)
         metadata = convert(source, target, ids[arch], names, text)

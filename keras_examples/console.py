@@ -17,6 +17,7 @@ import tomllib
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
@@ -25,10 +26,9 @@ import click
 from click.core import ParameterSource
 
 from keras_examples import ASKED
-from keras_examples.examples import Example
+from keras_examples.examples import Example, Recipe
+from keras_examples.ranges import CHOICES, RANGES, WORDS
 
-TOML_WORDS = {bool: "true or false", tuple: "a list of whole numbers", int: "a whole number", float: "a number"}
-TOML_WORDS |= {str: "a string"}
 Choice = functools.partial(click.Choice, case_sensitive=False)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -46,6 +46,7 @@ def reported(example: str) -> Decorator:
         def command(as_json: bool, show_traceback: bool, **arguments: Any) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, interrupt)
+            sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  closed: no other file becomes it
             for stream in (sys.stdin, sys.stdout, sys.stderr):
                 take_any_character(stream)
             # Keras turns torch's tensors into arrays in a way that NumPy will drop.
@@ -142,7 +143,7 @@ class Widths(click.ParamType):
         return tuple(map(int, parts))
 
 
-class Range(click.FloatRange):
+class Floats(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if math.isnan(number):  # which Click finds in every range
@@ -196,7 +197,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         except click.BadParameter as error:
             raise click.BadParameter(f"{key!r} in {path!r}: {error.message} Received: {value!r}.") from error
         if {type(value), type(converted)} not in ({type(value)}, {int, float}, {list, tuple}):
-            words = TOML_WORDS[type(converted)]
+            words = WORDS[type(converted)]
             raise click.BadParameter(f"{key!r} in {path!r} has to be {words}. Received: {value!r}.")
         if option.name in ctx.default_map:
             raise click.BadParameter(
@@ -208,41 +209,37 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
 def recipe_options(rows: dict[str, Example]) -> Decorator:
     """Options for the sizes of a model and the fields of a recipe; the help shows what each architecture has."""
     sizes = {name: size for row in rows.values() for name, size in row.sizes.items()}
-    count, fraction = click.IntRange(1), Range(0, 1, max_open=True)
-    kinds = {tuple: Widths(), float: fraction, int: click.IntRange(1, 65536)}
+    of_sizes = {tuple: Widths(), float: Floats(0, 1, max_open=True), int: click.IntRange(1, 65536)}
+    kinds: dict[str, click.ParamType] = {name: of_sizes[type(size.default)] for name, size in sizes.items()}
+    for item in fields(Recipe):
+        if item.name in CHOICES:
+            kinds[item.name] = Choice(CHOICES[item.name])
+        elif item.name in RANGES:
+            kinds[item.name] = (click.IntRange if item.type is int else Floats)(*RANGES[item.name])
     defaults = {
         arch: vars(row.recipe) | {name: size.default for name, size in row.sizes.items()} for arch, row in rows.items()
     }
 
-    def option(flag: str, type: Any, help: str, *others: str) -> Decorator:
+    def option(flag: str, help: str, *others: str) -> Decorator:
         name = flag.split("/")[0][2:].replace("-", "_")
         shown = {arch: str(row[name]).lower().strip("(,)") for arch, row in defaults.items() if name in row}
         if len(shown) == len(rows) and len({*shown.values()}) == 1:
             shown = {"": shown.popitem()[1]}
         text = ", ".join(f"{arch} {value}".strip() for arch, value in shown.items())
-        return click.option(flag, *others, type=type, default=None, help=f"{help}  [default: {text}]")
+        return click.option(flag, *others, type=kinds.get(name), default=None, help=f"{help}  [default: {text}]")
 
-    architecture = [
-        option(f"--{name.replace('_', '-')}", kinds[type(size.default)], size.help) for name, size in sizes.items()
-    ]
+    architecture = [option(f"--{name.replace('_', '-')}", size.help) for name, size in sizes.items()]
     training = [
-        option("--epochs", count, "Passes over the training data."),
-        option("--batch-size", count, "Samples a step."),
-        option(
-            "--learning-rate",
-            Range(0, math.inf, min_open=True, max_open=True),
-            "Peak of the one-cycle schedule.",
-            "--lr",
-        ),
-        option("--optimizer", Choice(["sgd", "adam", "muon"]), "How steps are taken."),
-        option(
-            "--weight-decay", Range(0, math.inf, max_open=True), "How much of all weights a step takes off, as AdamW."
-        ),
-        option("--clip-norm", Range(0, math.inf, max_open=True), "Largest norm of the gradient; 0 does not clip."),
-        option("--centre", Range(0, 1), "Brightness that counts as zero in the first layer's steps."),
-        option("--augment/--no-augment", None, "Shift (and flip photos) at random in training."),
-        option("--shift", click.IntRange(0, 16), "Largest shift in pixels when augmenting."),
-        option("--flip/--no-flip", None, "Mirror half of the images when augmenting."),
-        option("--validation-split", fraction, "Last fraction of the training data to validate on; 0: the test data."),
+        option("--epochs", "Passes over the training data."),
+        option("--batch-size", "Samples a step."),
+        option("--learning-rate", "Peak of the one-cycle schedule.", "--lr"),
+        option("--optimizer", "How steps are taken."),
+        option("--weight-decay", "How much of all weights a step takes off, as AdamW."),
+        option("--clip-norm", "Largest norm of the gradient; 0 does not clip."),
+        option("--centre", "Brightness that counts as zero in the first layer's steps."),
+        option("--augment/--no-augment", "Shift (and flip photos) at random in training."),
+        option("--shift", "Largest shift in pixels when augmenting."),
+        option("--flip/--no-flip", "Mirror half of the images when augmenting."),
+        option("--validation-split", "Last fraction of the training data to validate on; 0: the test data."),
     ]
     return options(options(*architecture, group="Model"), options(*training, group="Training"))

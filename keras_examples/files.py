@@ -14,13 +14,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Lends a temporary path that replaces `path` once everything is written, and vanishes if anything fails.
 
     The temporary lies beside `path`, or beside what that links to, in a folder that is made if need be, and keeps the
-    extension, which decides the format in Keras and Pillow. HDF5 belongs into an `io.BytesIO` first: h5py crashes when
-    it closes a file on a full disk. Raises OSError, as which the body's own count too; what was there before is intact.
+    extension, in small letters, which decides the format in Keras and Pillow. HDF5 belongs into an `io.BytesIO` first:
+    h5py crashes when it closes a file on a full disk. Raises OSError, as which the body's own count too; what was there
+    before is intact.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))  # a link stays one
     stem, dot, extension = path.name.partition(".")
-    temporary = target.parent / f".{stem}.{os.getpid()}{dot}{extension}"
+    temporary = target.parent / f".{stem}.{os.getpid()}{dot}{extension.lower()}"
     try:
         if target.exists() and not target.is_file():  # as root, renaming onto /dev/null would replace the device
             raise OSError("it is there and is no file")

@@ -95,10 +95,11 @@ def test_help_needs_neither_keras_nor_numpy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("mnist --epochs 0", "0 is not in the range x>=1"),
-        ("mnist --epochs -1", "-1 is not in the range x>=1"),
+        ("mnist --epochs 0", "0 is not in the range 1<=x<=1000000000"),
+        ("mnist --epochs 99999999999999999999", "99999999999999999999 is not in the range 1<=x<=1000000000"),
+        ("mnist --epochs -1", "-1 is not in the range 1<=x<=1000000000"),
         ("mnist --epochs abc", "'abc' is not a valid integer"),
-        ("mnist --batch-size 0", "0 is not in the range x>=1"),
+        ("mnist --batch-size 0", "0 is not in the range 1<=x<=1000000000"),
         ("mnist --learning-rate nan", "nan is not in the range 0<x<inf"),
         ("mnist --learning-rate 0", "0.0 is not in the range 0<x<inf"),
         ("mnist --learning-rate inf", "inf is not in the range 0<x<inf"),
@@ -142,7 +143,7 @@ def test_help_needs_neither_keras_nor_numpy():
         ("datasets --data-dir x", "--data-dir is an option of list, fetch and verify."),
         ("--arch cnn", "No such option '--arch'. --arch is an option of mnist and cifar."),
         ("mnist --lr 0", "0.0 is not in the range 0<x<inf"),
-        ("mnist --arch CNN --optimizer ADAM --epochs 0", "0 is not in the range x>=1"),
+        ("mnist --arch CNN --optimizer ADAM --epochs 0", "0 is not in the range 1<=x<=1000000000"),
         ("devices cpu", "Unexpected argument 'cpu'. Options of devices: --backend,"),
     ],
 )
@@ -195,6 +196,13 @@ def test_what_the_system_alone_says_is_one_line_too():
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("Error: Cannot use a file: No space left on device. Received: ")
+
+
+def test_a_standard_output_that_is_closed_stays_unread(tmp_path):
+    command = f"{sys.executable} {ROOT / 'cli.py'} mnist --data synthetic --epochs 1 --limit 640 >&-"
+    result = subprocess.run(command, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()
 
 
 def test_traceback_shows_where_an_error_came_from(tmp_path):
@@ -277,7 +285,7 @@ def test_evaluate_prints_each_class_and_the_confusion(run, linear):
     assert sum(int(count) for row in table for count in row[2:]) == 2000
 
 
-@pytest.mark.parametrize("name", ["copy.weights.h5", "copy.keras", "copy.safetensors"])
+@pytest.mark.parametrize("name", ["copy.weights.h5", "copy.keras", "copy.safetensors", "COPY.WEIGHTS.H5", "COPY.KERAS"])
 def test_save_writes_what_evaluate_reads(run, linear, name):
     before = json.loads(run("mnist evaluate --data synthetic --json").stdout)
     run(f"mnist save {name} --weights {linear}")
@@ -568,7 +576,7 @@ def test_bad_text_is_one_line(run, trained_text, tmp_path, arguments, message):
 
 @pytest.mark.parametrize(("option", "value"), [("--top-k", 0), ("--length", 0), ("--count", 0)])
 def test_counts_of_nothing(run, option, value):
-    assert "0 is not in the range x>=1" in run(f"charrnn sample {option} {value}", code=2).output
+    assert "0 is not in the range 1<=x<=1000000000" in run(f"charrnn sample {option} {value}", code=2).output
 
 
 def test_a_text_shorter_than_a_sequence(run, tmp_path):

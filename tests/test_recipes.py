@@ -1,8 +1,13 @@
+import math
+import re
+
 import keras
+import numpy as np
 import pytest
 
 from keras_examples.examples import EXAMPLES, Recipe
 from keras_examples.models import build
+from keras_examples.training import fit
 from keras_examples.training.optimizers import OneCycle, optimizer
 
 
@@ -19,9 +24,46 @@ def test_optimizers_take_what_the_recipe_says(name):
     assert copy.centre == 0.25
 
 
-def test_an_optimizer_that_is_none():
-    with pytest.raises(ValueError, match=r"^No such optimizer\. Received: adamw\. .* adam \(AdamW with decay\)\.$"):
-        optimizer(Recipe(epochs=1, learning_rate=0.1, optimizer="adamw"), 10)
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ({"epochs": "3"}, "a whole number, 1<=x<=1000000000"),
+        ({"epochs": 0}, "a whole number, 1<=x<=1000000000"),
+        ({"epochs": 2.0}, "a whole number, 1<=x<=1000000000"),
+        ({"epochs": True}, "a whole number, 1<=x<=1000000000"),
+        ({"learning_rate": 0}, "a number, 0<x<inf"),
+        ({"learning_rate": math.nan}, "a number, 0<x<inf"),
+        ({"learning_rate": math.inf}, "a number, 0<x<inf"),
+        ({"weight_decay": -0.1}, "a number, 0<=x<inf"),
+        ({"validation_split": 1.0}, "a number, 0<=x<1"),
+        ({"centre": 7}, "a number, 0<=x<=1"),
+        ({"shift": 17}, "a whole number, 0<=x<=16"),
+        ({"seed": -1}, "a whole number, 0<=x<=4294967295"),
+        ({"seed": None}, "a whole number, 0<=x<=4294967295"),
+        ({"limit": 0}, "a whole number, 1<=x<=1000000000"),
+        ({"optimizer": "adamw"}, "one of sgd, adam, muon"),
+        ({"precision": "float16"}, "one of float32, bfloat16"),
+        ({"data": "reel"}, "one of auto, real, synthetic"),
+        ({"augment": "yes"}, "true or false"),
+        ({"sizes": None}, "a dictionary"),
+    ],
+)
+def test_what_an_option_may_not_be(given, remedy):
+    ((name, value),) = given.items()
+    message = f"Not a value of {name}. Received: {name}={value!r}. Give {remedy}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fit("mnist-linear", **{"data": "synthetic", "dry_run": True} | given)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    given = {
+        "epochs": np.int64(1),
+        "batch_size": np.int32(64),
+        "learning_rate": np.float32(0.01),
+        "limit": np.int64(640),
+    }
+    report = fit("mnist-linear", **given, data="synthetic", save=tmp_path / "numpy.keras", echo=lambda line: None)
+    assert (report["epochs"], report["samples"]) == (1, 640)
 
 
 def test_every_row_builds_its_model():

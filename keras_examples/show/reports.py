@@ -11,7 +11,7 @@ from keras_examples.examples import EXAMPLES
 
 def has_progress_bar() -> bool:
     """Whether Keras's progress bars are wanted: on a terminal."""
-    return sys.stdout.isatty()
+    return bool(sys.stdout and sys.stdout.isatty())  # None where standard output is closed
 
 
 def counted(count: int, word: str) -> str:
@@ -55,7 +55,7 @@ def _next(report: dict[str, Any], given: dict[str, Any]) -> str:
     example, weights = report["example"], report["weights"]
     if not weights:
         return "the same command without --dry-run"
-    if weights.endswith(".onnx"):
+    if weights.lower().endswith(".onnx"):
         return "onnxruntime, or whatever else reads it"
     made_up, text = report["data"] == "synthetic", EXAMPLES[example].task == "NextCharacter"
     data = {"text": given.get("text")}

@@ -11,11 +11,9 @@ import io
 import json
 import re
 import time
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import h5py
@@ -26,6 +24,7 @@ from keras_examples import weights
 from keras_examples.devices import device_of
 from keras_examples.examples import Options
 from keras_examples.files import claimed, whole_file
+from keras_examples.ranges import check, fits
 from keras_examples.training import processes
 from keras_examples.training.run import WRITTEN, Run
 
@@ -193,8 +192,8 @@ def resume(example: str, given: Mapping[str, Any], echo: Callable[[str], None]) 
     run = read_run(path)
     known = json.loads(to_json(run))
     known = {"example": run.example} | known["options"] | known["options"]["sizes"]
-    wanted = {"example": example} | dict(given) | given.get("sizes", {})
-    for name, value in json.loads(json.dumps(wanted, default=str)).items():
+    wanted = {"example": example} | {name: getattr(asked.options, name) for name in given} | asked.options.sizes
+    for name, value in json.loads(json.dumps(wanted)).items():
         may_differ = name in ("sizes", *MOVABLE, *WRITTEN) or (name, value) == ("data", "auto")
         if not may_differ and value != known.get(name):
             raise ValueError(
@@ -217,7 +216,9 @@ def read_run(path: Path) -> Run:
     with _open(path) as file:
         content = json.loads(_read(file, "run", np.uint8, None, path.stat().st_size).tobytes())
         values = _checked(Run, content, ("checkpoint", "options"))
-        return Run(**values, options=Options(**_checked(Options, content.get("options"), WRITTEN)))
+        options = _checked(Options, content.get("options"), WRITTEN)
+        check(options)
+        return Run(**values, options=Options(**options))
 
 
 def _checked(kind: Any, content: Any, absent: tuple[str, ...]) -> dict[str, Any]:
@@ -225,10 +226,8 @@ def _checked(kind: Any, content: Any, absent: tuple[str, ...]) -> dict[str, Any]
     expected = {item.name: item.type for item in fields(kind) if item.name not in absent}
     if type(content) is not dict or not content.keys() >= expected.keys():
         raise ValueError("what it says of the run is not what this version writes")
-    for name, types in expected.items():
-        alternatives = typing.get_args(types) if isinstance(types, UnionType) else (types,)
-        found = type(content[name])
-        if not any(found is (typing.get_origin(one) or one) or (one is float and found is int) for one in alternatives):
+    for name, kind in expected.items():
+        if not fits(content[name], kind):
             raise ValueError(f"its {name} is {content[name]!r:.40}")
     return {name: content[name] for name in expected}
 

@@ -11,14 +11,12 @@ from keras_examples.examples import Recipe
 
 
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a run of so many steps, on a one-cycle schedule. Raises ValueError if there is no such one."""
+    """The optimizer of a run of so many steps, on a one-cycle schedule."""
     kinds: dict[str, Callable[..., keras.Optimizer]] = {
         "sgd": partial(CentredSGD, momentum=0.9, nesterov=True),
         "adam": CentredAdam,
         "muon": partial(CentredMuon, adam_weight_decay=recipe.weight_decay or None, adam_lr_ratio=0.3, rms_rate=None),
     }
-    if recipe.optimizer not in kinds:
-        raise ValueError(f"No such optimizer. Received: {recipe.optimizer}. Choose sgd, muon, adam (AdamW with decay).")
     return kinds[recipe.optimizer](
         OneCycle(recipe.learning_rate, steps),
         weight_decay=recipe.weight_decay or None,

@@ -211,7 +211,7 @@ def write(
 def check_target(path: str | Path) -> None:
     """Raises ValueError or OSError, before anything is computed, if `write` does not know a format or cannot write."""
     formats.check_format(path, WRITTEN)
-    if Path(path).suffix == ".onnx":
+    if Path(path).suffix.lower() == ".onnx":
         exports.check_onnx()
     check_writable(path)
 

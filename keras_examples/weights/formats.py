@@ -41,10 +41,11 @@ def wrong(path: str | Path, what: str, remedy: str, kind: type[Exception] = Valu
 
 
 def check_format(path: str | Path, formats: tuple[str, ...] = FORMATS) -> None:
-    """Raises ValueError unless the path ends in one of the formats."""
-    if not str(path).endswith(formats):
+    """Raises ValueError unless the path ends in one of the formats, in small letters or capitals."""
+    ending = str(path).lower()
+    if not ending.endswith(formats):
         remedy = f"Let the name end in {', '.join(formats[:-1])} or {formats[-1]}."
-        if formats is FORMATS and str(path).endswith((".pt", ".pth", ".ckpt", ".bin")):
+        if formats is FORMATS and ending.endswith((".pt", ".pth", ".ckpt", ".bin")):
             remedy = "Write it as .safetensors: `safetensors.torch.save_file(model.state_dict(), path)`."
         raise wrong(path, "Unknown weights format", remedy)
 
@@ -68,7 +69,7 @@ def read(path: str | Path) -> Content:
     check_readable(path)
     check_format(path)
     try:
-        return {".h5": _hdf5, ".keras": _archive, ".safetensors": _safetensors}[path.suffix](path)
+        return {".h5": _hdf5, ".keras": _archive, ".safetensors": _safetensors}[path.suffix.lower()](path)
     except Exception as error:  # h5py, zipfile, safetensors and json raise a dozen kinds on damaged files
         reason = "".join(filter(str.isprintable, str(error).strip("'")))[:200] or type(error).__name__
         raise wrong(path, f"Not a weights file ({reason})", "Give one that `fit` or `save` wrote.") from error

@@ -1,0 +1,72 @@
+"""What the options of `fit` may be: `fit` and the command line refuse anything else.
+
+Nothing heavy is imported.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin
+
+from keras_examples.examples import Options
+
+
+class Range(NamedTuple):
+    """Numbers from `least` to `most`, as Click's ranges take them."""
+
+    least: Any
+    most: Any
+    without_least: bool = False
+    without_most: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.least}{'<' * self.without_least or '<='}x{'<' * self.without_most or '<='}{self.most}"
+
+
+COUNT, SEED = Range(1, 10**9), Range(0, 2**32 - 1)
+RANGES = dict.fromkeys(("epochs", "batch_size", "limit", "early_stopping"), COUNT) | {
+    "seed": SEED,
+    "learning_rate": Range(0, math.inf, True, True),
+    "weight_decay": Range(0, math.inf, without_most=True),
+    "clip_norm": Range(0, math.inf, without_most=True),
+    "centre": Range(0, 1),
+    "shift": Range(0, 16),
+    "validation_split": Range(0, 1, without_most=True),
+}
+CHOICES = {
+    "optimizer": ["sgd", "adam", "muon"],
+    "data": ["auto", "real", "synthetic"],
+    "precision": ["float32", "bfloat16"],
+}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+WORDS |= {tuple: "a list of whole numbers", dict: "a dictionary"}
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types that an annotation names, without what they contain: `(int, NoneType)` for `int | None`."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return tuple(get_origin(one) or one for one in kinds)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type, to which whole numbers are numbers too, but true and false are none."""
+    return type(value) in alternatives(kind) or (type(value) is int and float in alternatives(kind))
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises ValueError if options are of another type than the fields of `Options`, or out of their range."""
+    for item in fields(Options):
+        name, value = item.name, options.get(item.name)
+        allowed = RANGES.get(name) or CHOICES.get(name)
+        if name in options and not (fits(value, item.type) and (value is None or _allows(allowed, value))):
+            known = f"one of {', '.join(allowed)}" if isinstance(allowed, list) else WORDS[alternatives(item.type)[0]]
+            limits = f", {allowed}" if isinstance(allowed, Range) else ""
+            raise ValueError(f"Not a value of {name}. Received: {name}={value!r}. Give {known}{limits}.")
+
+
+def _allows(allowed: Range | list[str] | None, value: Any) -> bool:
+    if not isinstance(allowed, Range):
+        return not allowed or value in allowed
+    above = value > allowed.least if allowed.without_least else value >= allowed.least
+    return above and (value < allowed.most if allowed.without_most else value <= allowed.most)
