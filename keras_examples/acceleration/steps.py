@@ -20,7 +20,7 @@ from keras_examples.acceleration.loops import Logs, overridden, unsupported
 from keras_examples.acceleration.normalization import normalizations, normalized
 from keras_examples.acceleration.optimizers import updater
 from keras_examples.acceleration.reasons import explained, user_level
-from keras_examples.acceleration.recording import Recorder
+from keras_examples.acceleration.recording import Recorder, sparing_the_collector
 from keras_examples.acceleration.recordings import (
     Budget,
     Options,
@@ -77,7 +77,7 @@ class StepFunction:
         if recording is None or recording.unproven > 0:
             if recording is None and not (self.options.exchange or self.budget.pays(key, self.recordings)):
                 return self.stock(data)
-            with self.watch.lock:
+            with self.watch.lock, sparing_the_collector():
                 return self._beside_stock(key, data, leaves, count)
         self.budget.replays += 1
         batch = [leaf for leaf in leaves if leaf is not None]
