@@ -27,7 +27,7 @@ from click.core import ParameterSource
 
 from keras_examples import ASKED
 from keras_examples.examples import Example, Recipe
-from keras_examples.ranges import CHOICES, RANGES, WORDS
+from keras_examples.ranges import CHOICES, OF_SIZES, RANGES, WORDS
 
 Choice = functools.partial(click.Choice, case_sensitive=False)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -209,7 +209,7 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
 def recipe_options(rows: dict[str, Example]) -> Decorator:
     """Options for the sizes of a model and the fields of a recipe; the help shows what each architecture has."""
     sizes = {name: size for row in rows.values() for name, size in row.sizes.items()}
-    of_sizes = {tuple: Widths(), float: Floats(0, 1, max_open=True), int: click.IntRange(1, 65536)}
+    of_sizes = {tuple: Widths(), float: Floats(*OF_SIZES[float]), int: click.IntRange(*OF_SIZES[int])}
     kinds: dict[str, click.ParamType] = {name: of_sizes[type(size.default)] for name, size in sizes.items()}
     for item in fields(Recipe):
         if item.name in CHOICES:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
-from keras_examples.examples import Options
+from keras_examples.examples import EXAMPLES, Options
 
 
 class Range(NamedTuple):
@@ -34,13 +34,14 @@ RANGES = dict.fromkeys(("epochs", "batch_size", "limit", "early_stopping"), COUN
     "shift": Range(0, 16),
     "validation_split": Range(0, 1, without_most=True),
 }
+OF_SIZES = {int: Range(1, 65536), float: Range(0, 1, without_most=True)}  # arguments of builders, by their type
 CHOICES = {
     "optimizer": ["sgd", "adam", "muon"],
     "data": ["auto", "real", "synthetic"],
     "precision": ["float32", "bfloat16"],
 }
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-WORDS |= {tuple: "a list of whole numbers", dict: "a dictionary"}
+WORDS |= {tuple: "a list of whole numbers", list: "a list of whole numbers", dict: "a dictionary"}
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
@@ -54,15 +55,39 @@ def fits(value: Any, kind: Any) -> bool:
     return type(value) in alternatives(kind) or (type(value) is int and float in alternatives(kind))
 
 
+def plain(value: Any) -> Any:
+    """The same with Python's numbers and lists instead of NumPy's, which JSON does not take."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def check(options: Mapping[str, Any]) -> None:
-    """Raises ValueError if options are of another type than the fields of `Options`, or out of their range."""
+    """Raises ValueError if options are of another type than the fields of `Options`, or out of their range.
+
+    Sizes that no builder has are left to the builder.
+    """
     for item in fields(Options):
-        name, value = item.name, options.get(item.name)
-        allowed = RANGES.get(name) or CHOICES.get(name)
-        if name in options and not (fits(value, item.type) and (value is None or _allows(allowed, value))):
-            known = f"one of {', '.join(allowed)}" if isinstance(allowed, list) else WORDS[alternatives(item.type)[0]]
-            limits = f", {allowed}" if isinstance(allowed, Range) else ""
-            raise ValueError(f"Not a value of {name}. Received: {name}={value!r}. Give {known}{limits}.")
+        if item.name in options:
+            allowed = RANGES.get(item.name) or CHOICES.get(item.name)
+            _check(item.name, options[item.name], item.type, allowed)
+    defaults = {name: size.default for row in EXAMPLES.values() for name, size in row.sizes.items()}
+    for name, value in options.get("sizes", {}).items():
+        if isinstance(default := defaults.get(name), tuple):
+            for part in value if isinstance(value, (list, tuple)) else [value]:
+                _check(name, part, int, OF_SIZES[int])
+            _check(name, value, list | tuple, None)
+        elif default is not None:
+            _check(name, value, type(default), OF_SIZES[type(default)])
+
+
+def _check(name: str, value: Any, kind: Any, allowed: Range | list[str] | None) -> None:
+    if not fits(value, kind) or not (value is None or _allows(allowed, value)):
+        known = f"one of {', '.join(allowed)}" if isinstance(allowed, list) else WORDS[alternatives(kind)[0]]
+        limits = f", {allowed}" if isinstance(allowed, Range) else ""
+        raise ValueError(f"Not a value of {name}. Received: {name}={value!r}. Give {known}{limits}.")
 
 
 def _allows(allowed: Range | list[str] | None, value: Any) -> bool:

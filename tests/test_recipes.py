@@ -55,6 +55,22 @@ def test_what_an_option_may_not_be(given, remedy):
         fit("mnist-linear", **{"data": "synthetic", "dry_run": True} | given)
 
 
+@pytest.mark.parametrize(
+    ("example", "name", "value", "received", "remedy"),
+    [
+        ("mnist-mlp", "hidden_units", 16, 16, "a list of whole numbers"),
+        ("mnist-mlp", "hidden_units", [0], 0, "a whole number, 1<=x<=65536"),
+        ("mnist-mlp", "hidden_units", ["a"], "a", "a whole number, 1<=x<=65536"),
+        ("mnist-cnn", "dropout", 1, 1, "a number, 0<=x<1"),
+        ("charrnn", "units", "x", "x", "a whole number, 1<=x<=65536"),
+    ],
+)
+def test_what_a_size_may_not_be(example, name, value, received, remedy):
+    message = f"Not a value of {name}. Received: {name}={received!r}. Give {remedy}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fit(example, sizes={name: value}, data="synthetic", dry_run=True)
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     given = {
         "epochs": np.int64(1),
@@ -62,7 +78,8 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         "learning_rate": np.float32(0.01),
         "limit": np.int64(640),
     }
-    report = fit("mnist-linear", **given, data="synthetic", save=tmp_path / "numpy.keras", echo=lambda line: None)
+    given["sizes"] = {"hidden_units": np.array([16])}
+    report = fit("mnist-mlp", **given, data="synthetic", save=tmp_path / "numpy.keras", echo=lambda line: None)
     assert (report["epochs"], report["samples"]) == (1, 640)
 
 

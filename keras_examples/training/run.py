@@ -6,12 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keras_examples import weights
 from keras_examples.examples import EXAMPLES, Options
 from keras_examples.files import check_writable
-from keras_examples.ranges import check
+from keras_examples.ranges import check, plain
 from keras_examples.training import processes
 
 # What only the user says: no file that is read decides what is written.
@@ -53,8 +51,7 @@ class Run:
         if unknown := sorted(given.keys() - known):
             raise ValueError(f"No such option of fit. Received: {unknown[0]}. Known are {', '.join(sorted(known))}.")
         paths = {name: str(given[name]) for name in ("data_dir", "text", "load", *WRITTEN[:3]) if given.get(name)}
-        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
-        options = {**vars(EXAMPLES[example].recipe), **given, **paths}
+        options = {**vars(EXAMPLES[example].recipe), **plain(dict(given)), **paths}
         check(options)
         return cls(example, Options(**options))
 
