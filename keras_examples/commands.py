@@ -12,6 +12,7 @@ import click
 
 from keras_examples.calls import call, program
 from keras_examples.examples import EXAMPLES
+from keras_examples.ranges import COUNT
 
 # What takes a file of a kind that was typed without an option; anything else may be a prompt.
 TAKEN_BY: dict[str, tuple[str, ...]] = dict.fromkeys((".h5", ".keras", ".safetensors"), ("--weights", "--load"))
@@ -54,7 +55,8 @@ class Command(Named):
         for param in sorted(params, key=lambda param: not getattr(param, "group", None)):  # those in none come last
             if record := param.get_help_record(ctx):
                 flags = re.sub("(INTEGER|FLOAT)( RANGE)?", "N", record[0])
-                groups.setdefault(getattr(param, "group", None) or "Options", []).append((flags, record[1]))
+                help = record[1].replace(str(COUNT), "x>=1")  # nobody comes near its end
+                groups.setdefault(getattr(param, "group", None) or "Options", []).append((flags, help))
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
