@@ -137,9 +137,10 @@ class Widths(click.ParamType):
     name = "N,N,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        parts = value.split(",") if isinstance(value, str) else [*map(str, value)]
-        if not all(part.isascii() and part.isdecimal() and 0 < int(part) <= 65536 for part in parts):
-            self.fail(f"{value!r} is not a list of whole numbers from 1 to 65536, such as 128,64.", param, ctx)
+        parts, widths = value.split(",") if isinstance(value, str) else [*map(str, value)], OF_SIZES[int]
+        if not all(part.isascii() and part.isdecimal() and int(part) in widths for part in parts):
+            text = f"a list of whole numbers from {widths.least} to {widths.most}, such as 128,64"
+            self.fail(f"{value!r} is not {text}.", param, ctx)
         return tuple(map(int, parts))
 
 

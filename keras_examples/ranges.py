@@ -20,6 +20,10 @@ class Range(NamedTuple):
     without_least: bool = False
     without_most: bool = False
 
+    def __contains__(self, value: Any) -> bool:
+        above = value > self.least if self.without_least else value >= self.least
+        return above and (value < self.most if self.without_most else value <= self.most)
+
     def __str__(self) -> str:
         return f"{self.least}{'<' * self.without_least or '<='}x{'<' * self.without_most or '<='}{self.most}"
 
@@ -44,7 +48,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 WORDS |= {tuple: "a list of whole numbers", list: "a list of whole numbers", dict: "a dictionary"}
 
 
-def alternatives(kind: Any) -> tuple[Any, ...]:
+def _alternatives(kind: Any) -> tuple[Any, ...]:
     """The types that an annotation names, without what they contain: `(int, NoneType)` for `int | None`."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     return tuple(get_origin(one) or one for one in kinds)
@@ -52,7 +56,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a field's type, to which whole numbers are numbers too, but true and false are none."""
-    return type(value) in alternatives(kind) or (type(value) is int and float in alternatives(kind))
+    return type(value) in _alternatives(kind) or (type(value) is int and float in _alternatives(kind))
 
 
 def plain(value: Any) -> Any:
@@ -76,22 +80,15 @@ def check(options: Mapping[str, Any]) -> None:
     defaults = {name: size.default for row in EXAMPLES.values() for name, size in row.sizes.items()}
     for name, value in options.get("sizes", {}).items():
         if isinstance(default := defaults.get(name), tuple):
-            for part in value if isinstance(value, (list, tuple)) else [value]:
-                _check(name, part, int, OF_SIZES[int])
             _check(name, value, list | tuple, None)
+            for part in value:
+                _check(name, part, int, OF_SIZES[int])
         elif default is not None:
             _check(name, value, type(default), OF_SIZES[type(default)])
 
 
 def _check(name: str, value: Any, kind: Any, allowed: Range | list[str] | None) -> None:
-    if not fits(value, kind) or not (value is None or _allows(allowed, value)):
-        known = f"one of {', '.join(allowed)}" if isinstance(allowed, list) else WORDS[alternatives(kind)[0]]
+    if not fits(value, kind) or not (value is None or allowed is None or value in allowed):
+        known = f"one of {', '.join(allowed)}" if isinstance(allowed, list) else WORDS[_alternatives(kind)[0]]
         limits = f", {allowed}" if isinstance(allowed, Range) else ""
         raise ValueError(f"Not a value of {name}. Received: {name}={value!r}. Give {known}{limits}.")
-
-
-def _allows(allowed: Range | list[str] | None, value: Any) -> bool:
-    if not isinstance(allowed, Range):
-        return not allowed or value in allowed
-    above = value > allowed.least if allowed.without_least else value >= allowed.least
-    return above and (value < allowed.most if allowed.without_most else value <= allowed.most)

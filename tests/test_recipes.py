@@ -77,8 +77,8 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         "batch_size": np.int32(64),
         "learning_rate": np.float32(0.01),
         "limit": np.int64(640),
+        "sizes": {"hidden_units": np.array([16])},
     }
-    given["sizes"] = {"hidden_units": np.array([16])}
     report = fit("mnist-mlp", **given, data="synthetic", save=tmp_path / "numpy.keras", echo=lambda line: None)
     assert (report["epochs"], report["samples"]) == (1, 640)
 

@@ -17,6 +17,7 @@ from keras_examples.data.catalogue import DATASETS
 from keras_examples.data.downloads import Status, check_present, fetch, have, status
 from keras_examples.data.readers import read_text
 from keras_examples.data.vocabulary import Vocabulary
+from keras_examples.ranges import CHOICES
 
 __all__ = ["DATASETS", "Images", "Status", "Text", "check_present", "fetch", "load", "load_cifar10", "load_mnist"]
 __all__ += ["load_text", "status", "verify"]
@@ -97,7 +98,7 @@ def load(name: str, data: str = "auto", data_dir: str | Path = "datasets", text:
         OSError: There is no such text, or, with `"real"`, files are missing and cannot be downloaded.
     """
     row = DATASETS[name]
-    if data not in ("auto", "real", "synthetic"):
+    if data not in CHOICES["data"]:
         how = "Choose 'auto', 'real' or 'synthetic'; the folder of the files is data_dir."
         raise ValueError(f"Unknown kind of data. Received: {data=}. {how}")
     if text is not None:
