@@ -5,18 +5,15 @@ about 0–1; `y` and `predicted` are classes, `(N,)`. What writes a file raises 
 """
 
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from unicodedata import east_asian_width
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, FigureBase  # without pyplot, which takes a while to import
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -35,8 +32,8 @@ def save_predictions(
     columns = min(len(x), 10)
     rows = -(-len(x) // columns)
     size = (1.3 * columns + 0.4, 1.7 * rows + 0.6)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    _predictions(axes, x, y, predicted, class_names)
+    figure = Figure(size, layout="constrained")
+    _predictions(figure.subplots(rows, columns, squeeze=False), x, y, predicted, class_names)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
@@ -49,7 +46,7 @@ def _predictions(
     for axis, image, true, guess in zip(axes.flat, x, y, predicted):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
         label = reading(class_names[guess], class_names[true]).replace(", ", ",\n")
-        axis.set_title(label, fontsize=9, color=RIGHT if true == guess else WRONG)
+        axis.set_title(label, y=1, fontsize=9, color=RIGHT if true == guess else WRONG)
 
 
 def reading(guess: str, true: str) -> str:
@@ -63,7 +60,7 @@ def save_readings(
     """Draws pictures of any size, and beside each what the model saw of it, `x`, the caption over both."""
     columns = min(len(x), 4)
     rows = -(-len(x) // columns)
-    figure = plt.figure(figsize=(3.2 * columns + 0.4, 1.9 * rows + 0.6), layout="constrained")
+    figure = Figure((3.2 * columns + 0.4, 1.9 * rows + 0.6), layout="constrained")
     cells = figure.subfigures(rows, columns, squeeze=False).flat
     for cell, picture, seen, caption in zip(cells, pictures, x, captions):
         left, right = cell.subplots(1, 2)
@@ -78,8 +75,8 @@ def save_readings(
 
 def save_reconstructions(path: str | Path, x: np.ndarray, output: np.ndarray, title: str) -> None:
     """Draws each image over its reconstruction, the mean squared error under each pair."""
-    figure, axes = plt.subplots(2, len(x), figsize=(1.4 * len(x) + 0.4, 3.6), squeeze=False, layout="constrained")
-    _pairs(axes, x, output)
+    figure = Figure((1.4 * len(x) + 0.4, 3.6), layout="constrained")
+    _pairs(figure.subplots(2, len(x), squeeze=False), x, output)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
@@ -110,7 +107,7 @@ def save_run(
     with suppress(FileNotFoundError, IsADirectoryError), Image.open(path) as there:
         if there.info.get("Software") != MADE_BY["Software"]:
             raise FileExistsError(f"{Path(path).name} is there and is none of ours. Move it, or --save elsewhere.")
-    figure = plt.figure(figsize=(14, 7), layout="constrained")
+    figure = Figure((14, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2), wspace=0.03, squeeze=False).flat
     for axis, (name, label) in zip(left.subplots(len(curves), sharex=True, squeeze=False).flat, curves.items()):
         for prefix, kind, style, colour in (("", "training", "o--", WRONG), ("val_", "validation", "s-", RIGHT)):
@@ -154,7 +151,8 @@ def draw_mistakes(
     axis.set(xlabel="predicted", ylabel="true", title="Confusion on the test data")
     for (row, column), count in np.ndenumerate(confusion):
         dark = confusion[row, column] > confusion.max() / 4
-        axis.text(column, row, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if dark else "black"}
+        axis.text(column, row, count or "", **style, in_layout=False)  # which a hundred of them would slow
     predicted = probabilities.argmax(axis=1)
     worst = np.argsort(np.where(predicted == y, 1, probabilities[np.arange(len(y)), y]))[:12]
     worst = worst[predicted[worst] != y[worst]]
@@ -164,12 +162,13 @@ def draw_mistakes(
 
 def _filters(figure: FigureBase, filters: np.ndarray) -> None:
     figure.suptitle("Filters of the first convolution", fontsize=11)
-    axes = figure.subplots(-(-filters.shape[-1] // 16), 16, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
     scaled = filters / np.abs(filters).max() / 2 + 0.5
-    for axis, part in zip(axes.flat, np.moveaxis(scaled, -1, 0)):
-        axis.imshow(part.squeeze(), cmap="gray", vmin=0, vmax=1)
+    margins = (0, 1), (0, 1), (0, 0), (0, -scaled.shape[-1] % 16)  # a white line between them, sixteen in a row
+    height, width, channels, count = (padded := np.pad(scaled, margins, constant_values=1)).shape
+    rows = padded.transpose(3, 0, 1, 2).reshape(count // 16, 16, height, width, channels).swapaxes(1, 2)
+    axis = figure.subplots()  # one, since each takes a while to lay out
+    axis.imshow(rows.reshape(-1, 16 * width, channels).squeeze(), cmap="gray", vmin=0, vmax=1)
+    axis.axis("off")
 
 
 def draw_pairs(figure: FigureBase, x: np.ndarray, output: np.ndarray) -> None:
@@ -192,7 +191,7 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     """Writes one image `(height, width, 3)`, uint8, or float32 in about 0–1, a pixel a pixel."""
     pixels = image if image.dtype == np.uint8 else (image.clip(0, 1) * 255).round().astype(np.uint8)
     with whole_file(path) as temporary:
-        plt.imsave(temporary, pixels, format="png")
+        Image.fromarray(pixels).save(temporary, "png")
 
 
 def blocks(x: np.ndarray, y: Sequence[int], predicted: Sequence[int], columns: int = 5) -> str:
@@ -208,20 +207,21 @@ def blocks(x: np.ndarray, y: Sequence[int], predicted: Sequence[int], columns: i
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _save(figure: plt.Figure, path: str | Path) -> None:
-    _find_fonts(figure)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata=MADE_BY)
-    plt.close(figure)
+def _save(figure: Figure, path: str | Path) -> None:
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("error", "Glyph")  # of a character that matplotlib's own fonts lack
+        try:
+            figure.savefig(temporary, format="png", dpi=120, metadata=MADE_BY)
+        except UserWarning:
+            _find_fonts(figure)
+            figure.savefig(temporary, format="png", dpi=120, metadata=MADE_BY)
 
 
-def _find_fonts(figure: plt.Figure) -> None:
+def _find_fonts(figure: Figure) -> None:
     """Has texts fall back on installed fonts for characters, such as Chinese ones, that matplotlib's own lack."""
     texts = figure.findobj(Text)
     missing = {*"".join(text.get_text() for text in texts)} - {"\n"}
     missing -= _characters_of(font_manager.findfont("monospace"))
-    if not missing:
-        return  # as nearly always, and the fonts need not be read
     fonts = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]  # boxes
     has = {font.name: _characters_of(font.fname) & missing for font in fonts}
     families = []
