@@ -91,3 +91,17 @@ assert torch._dynamo.config.recompile_limit
 assert "torch._dynamo.convert_frame" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"KERAS_BACKEND": "torch"})
+
+
+def test_training_does_not_import_what_torch_infers_shapes_by(tmp_path):
+    program = """
+import sys
+from keras_examples import devices
+devices.choose("cpu")
+devices.import_keras()
+from keras_examples.training import fit
+fit("mnist-linear", data="synthetic", epochs=1, limit=256, save="a.weights.h5")
+assert not {"sympy", "torch.fx.experimental.symbolic_shapes"} & sys.modules.keys()
+"""
+    env = os.environ | {"KERAS_BACKEND": "torch"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env, cwd=tmp_path)
