@@ -1,9 +1,11 @@
+import sys
 from functools import partial
 
 import keras
 import numpy as np
 import pytest
 
+from keras_examples.acceleration import accelerate
 from keras_examples.examples import Recipe
 from keras_examples.training.optimizers import CentredAdam, CentredMuon, CentredSGD, OneCycle, optimizer
 
@@ -24,6 +26,24 @@ def test_one_cycle_is_the_same_for_numbers_and_for_tensors(steps):
         on_device = schedule(keras.ops.convert_to_tensor(step))
         assert float(on_device) == pytest.approx(schedule(step), rel=1e-5, abs=1e-7)
         assert schedule(step) > 0
+
+
+def test_an_accelerated_run_asks_one_cycle_with_numbers():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile(CentredAdam(OneCycle(0.1, 20)), "mse")
+    accelerate(model, around_update=model.optimizer.centred)
+    asked = []
+
+    def see(frame, event, argument):
+        if event == "call" and frame.f_code is OneCycle.__call__.__code__:
+            asked.append(type(frame.f_locals["step"]))
+
+    sys.setprofile(see)
+    try:
+        model.fit(np.ones((40, 6)), np.ones((40, 3)), batch_size=2, verbose=0)
+    finally:
+        sys.setprofile(None)
+    assert {*asked[-15:]} <= {int, float}
 
 
 def twin(offset, optimizer):

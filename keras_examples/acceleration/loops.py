@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from keras_examples.acceleration.internals import ArrayDataAdapter, PyDatasetAdapter
-from keras_examples.acceleration.reasons import is_library
+from keras_examples.acceleration.reasons import is_library, is_ours
 
 ARRAYS = "x", "y", "sample_weight"
 PLAIN = "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()
@@ -84,7 +84,7 @@ class _Batches(PyDatasetAdapter):
     """The batches of a `PyDataset` as Keras would hand them on, without the `DataLoader` that it puts around them."""
 
     def get_torch_dataloader(self) -> Iterator[Any]:
-        if not _is_ours(self.py_dataset):  # which never had a `DataLoader`
+        if not is_ours(self.py_dataset):  # which never had a `DataLoader`
             _draw()
         return map(_as_tensors, self._get_iterator())
 
@@ -190,15 +190,11 @@ def lean(model: keras.Model, name: str, logs: Logs, look: Callable[[], None]) ->
     return run
 
 
-def _is_ours(thing: Any) -> bool:
-    return type(thing).__module__.startswith(__package__.partition(".")[0])
-
-
 def _acts_between_batches(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback has code of a user's that runs between two batches."""
     hooks = [getattr(callback, f"on_{kind}batch_{end}") for kind in KINDS for end in ("begin", "end")]
     files = [getattr(getattr(hook, "__code__", None), "co_filename", "") for hook in hooks]
-    return not (_is_ours(callback) or all(map(is_library, files)))
+    return not (is_ours(callback) or all(map(is_library, files)))
 
 
 def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:

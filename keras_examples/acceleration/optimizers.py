@@ -11,6 +11,7 @@ import keras
 import torch
 
 from keras_examples.acceleration.internals import fused_adamw, fused_sgd
+from keras_examples.acceleration.reasons import is_ours
 from keras_examples.acceleration.recording import Recorder
 from keras_examples.acceleration.recordings import assign, difference
 from keras_examples.acceleration.rewrites import finished
@@ -246,7 +247,8 @@ class _LearningRate:
         self.number = _Number(self.source) if isinstance(self.source, keras.Variable) else None
         self.asked: tuple[float, float] | None = None  # at which step, and what it was
         self.takes_numbers = False  # instead of tensors, which take a dozen operations on the device
-        if isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule) and _is_keras_own(self.source):
+        is_schedule = isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule)
+        if is_schedule and (_is_keras_own(self.source) or is_ours(self.source)):
             with contextlib.suppress(Exception):
                 by_number = float(self.source(int(optimizer.iterations.value)))
                 self.takes_numbers = math.isclose(by_number, float(optimizer.learning_rate), rel_tol=1e-6)

@@ -22,6 +22,11 @@ def is_library(file: str) -> bool:
     return file.startswith(LIBRARIES) or (file.startswith(PYTHON) and "-packages" not in file)
 
 
+def is_ours(thing: object) -> bool:
+    """Whether a thing is of a class of this package's."""
+    return type(thing).__module__.startswith(__package__.partition(".")[0])
+
+
 def frames(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
     """The frames of the step under way, from the innermost to the one that began it."""
     while frame and not (frame.f_code.co_name == "_run_stock" and frame.f_code.co_filename.startswith(HERE)):
