@@ -72,7 +72,10 @@ def import_keras() -> None:
         sys.modules.setdefault(compiler.__name__, compiler)
     gc.disable()
     try:
-        importlib.import_module("keras")
+        config = importlib.import_module("keras").config
+        # Whatever limits keras.json or the environment have for debugging, options say here how much is done.
+        config.set_max_epochs(None)
+        config.set_max_steps_per_epoch(None)
     finally:
         for name in hidden:
             del sys.modules[name]

@@ -205,6 +205,15 @@ def test_a_standard_output_that_is_closed_stays_unread(tmp_path):
     assert (tmp_path / "weights" / "mnist-linear-synthetic.weights.h5").is_file()
 
 
+def test_limits_that_keras_has_for_debugging_cut_nothing_short(tmp_path):
+    limits = {"KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "2"}
+    command = [sys.executable, ROOT / "cli.py", *"mnist --data synthetic --epochs 2 --limit 640 --json".split()]
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ | limits, capture_output=True, text=True, timeout=60)
+    assert "2 epochs of 5 steps" in result.stderr
+    report = json.loads(result.stdout)
+    assert (report["epochs"], sum(map(sum, report["confusion"]))) == (2, 2000)
+
+
 def test_traceback_shows_where_an_error_came_from(tmp_path):
     result = shell("mnist", "--data", "real", "--data-dir", "missing", "--traceback", cwd=tmp_path)
     assert result.returncode == 1

@@ -10,6 +10,7 @@ import sys
 import time
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -168,6 +169,18 @@ def test_samples_are_counted_as_they_were_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train", spy)
     fit("mnist-linear", **SMALL, save=tmp_path / "linear.weights.h5", **silent)
     assert seen[0].samples == 3 * 130  # of which two are a batch of their own
+
+
+@pytest.mark.parametrize("limit", ["max_epochs", "max_steps_per_epoch"])
+def test_a_limit_of_keras_is_refused_and_stays(limit):
+    set_limit = getattr(keras.config, f"set_{limit}")
+    set_limit(2)
+    try:
+        with pytest.raises(ValueError, match=r"would cut the run short\. Received: 2\."):
+            fit("mnist-linear", **SMALL, **silent)
+        assert getattr(keras.config, limit)() == 2
+    finally:
+        set_limit(None)
 
 
 def test_an_option_or_example_that_does_not_exist():

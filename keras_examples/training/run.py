@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_examples import weights
 from keras_examples.examples import EXAMPLES, Options
 from keras_examples.files import check_writable
@@ -89,6 +91,11 @@ class Run:
     def check(self) -> None:
         """Refuses, before any data is fetched, what would fail later. Raises ValueError or OSError."""
         options = self.options
+        if limit := keras.config.max_epochs() or keras.config.max_steps_per_epoch():
+            raise ValueError(
+                "Keras's own limit of epochs or steps, in keras.json or the environment, would cut the run short. "
+                f"Received: {limit}. Unset it, and give --epochs or --limit."
+            )
         if options.batch_size < processes.size:
             raise ValueError(
                 f"Each of {processes.size} processes needs a sample of a batch. Received: --batch-size "
