@@ -92,10 +92,7 @@ class Run:
         """Refuses, before any data is fetched, what would fail later. Raises ValueError or OSError."""
         options = self.options
         if limit := keras.config.max_epochs() or keras.config.max_steps_per_epoch():
-            raise ValueError(
-                "Keras's own limit of epochs or steps, in keras.json or the environment, would cut the run short. "
-                f"Received: {limit}. Unset it, and give --epochs or --limit."
-            )
+            raise ValueError(f"Keras would cut it short, by keras.json or KERAS_MAX_…. Received: {limit}. Unset that.")
         if options.batch_size < processes.size:
             raise ValueError(
                 f"Each of {processes.size} processes needs a sample of a batch. Received: --batch-size "
