@@ -289,6 +289,18 @@ def test_scattering_adds_what_falls_on_one_place():
     assert not both(lambda prepare: trained(prepare, Apply(scatter)))
 
 
+SHAPES_IN_PLACE = {
+    "a map over samples": lambda layer, x: ops.vectorized_map(lambda row: ops.tanh(row) @ ops.eye(6), x),
+    "squeeze_": lambda layer, x: (x * 2)[None].squeeze_(0) @ ops.eye(6),
+    "t_": lambda layer, x: (ops.eye(6) @ (x * 2).t_()).t(),
+}
+
+
+@pytest.mark.parametrize("function", SHAPES_IN_PLACE.values(), ids=SHAPES_IN_PLACE.keys())
+def test_a_shape_that_is_changed_in_place(function):
+    assert not both(lambda prepare: trained(prepare, Apply(function)))
+
+
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "zeros"])
 def test_spectral_normalization(initializer):
     def run(prepare):

@@ -1,7 +1,6 @@
 """From the graph of a recorded step to a function that does the same without Keras, and nearly without Python.
 
-What is rewritten was chosen by measuring the models of this package. No rewrite touches what is changed in place, nor
-drops what an operation checks.
+What is rewritten was chosen by measuring. No rewrite touches what is changed in place, nor drops what is checked.
 """
 
 import math
@@ -251,11 +250,12 @@ def _lay_out_gradients(graph: Graph, written: set[Node]) -> None:
 def _choose_products(graph: Graph, written: set[Node]) -> None:
     for node in graph.find_nodes(op="call_function", target=aten.mm.default):
         a, b = node.args
+        if {a.meta["root"], b.meta["root"]} & written:  # then shapes may be others, as vmap's `unsqueeze_` makes them
+            continue
         (rows, inner), columns = a.meta["val"].shape, b.meta["val"].shape[1]
         dtypes = {a.meta["val"].dtype, b.meta["val"].dtype}
         with graph.inserting_before(node):
-            # Matrix products on CPU fall off a cliff below 16 columns; turned over, a head of 10 classes is 4 times
-            # faster.
+            # Products on CPU fall off a cliff below 16 columns; turned over, a head of 10 classes is 4 times faster.
             if columns < NARROW <= rows:
                 turned = graph.call_function(torch.mm, tuple(graph.call_function(aten.t.default, (x,)) for x in (b, a)))
                 result = _insert(graph, torch.Tensor.contiguous, (graph.call_function(torch.t, (turned,)),), node)
