@@ -289,6 +289,18 @@ def test_scattering_adds_what_falls_on_one_place():
     assert not both(lambda prepare: trained(prepare, Apply(scatter)))
 
 
+@pytest.mark.parametrize("axes", [(-1, 0), (-2, -1), (0, -1)])
+def test_axes_that_count_from_the_end(axes):
+    def run(prepare):
+        return trained(prepare, Apply(lambda layer, x: x + ops.reshape(x.permute(axes), (-1,))[:6]))
+
+    assert not both(run)
+
+
+def test_numbers_that_are_read_as_of_another_type():
+    assert not both(lambda prepare: trained(prepare, Apply(lambda layer, x: x + ops.view(x.detach(), "int32") % 2)))
+
+
 SHAPES_IN_PLACE = {
     "a map over samples": lambda layer, x: ops.vectorized_map(lambda row: ops.tanh(row) @ ops.eye(6), x),
     "squeeze_": lambda layer, x: (x * 2)[None].squeeze_(0) @ ops.eye(6),

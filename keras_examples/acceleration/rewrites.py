@@ -125,7 +125,7 @@ def _repeated(node: Node, written: set[Node]) -> Node | None:
         return args[0]
     if target is aten.t.default and _is_call(args[0], target):
         return args[0].args[0]
-    if target is aten.permute.default and args[1] == sorted(args[1]):
+    if target is aten.permute.default and [axis % len(args[1]) for axis in args[1]] == [*range(len(args[1]))]:
         return args[0]
     if any(other.meta.get("root") in written for other in (node, *node.all_input_nodes)):
         return None
@@ -277,7 +277,7 @@ def _call_directly(graph: Graph, written: set[Node]) -> None:
         name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
         if name in DIRECT:
             node.target = getattr(torch.Tensor if name.endswith("_") else torch, name)
-        elif name in ("view", "_unsafe_view") and node.meta["root"] not in written:
+        elif node.target in (aten.view.default, aten._unsafe_view.default) and node.meta["root"] not in written:
             node.target = torch.reshape  # since the layout may be another than at recording
         elif name == "clone" and _compacts(node) and not {node.args[0].meta["root"], node} & written:
             node.target, node.kwargs = torch.Tensor.contiguous, {}
