@@ -129,7 +129,9 @@ EXAMPLES: dict[str, Example] = {
         dataset="tinyshakespeare",
         builder="char_lstm",
         task="NextCharacter",
-        recipe=Recipe(epochs=50, learning_rate=0.01, batch_size=32, clip_norm=0.5, validation_split=0.0),
+        recipe=Recipe(
+            epochs=100, learning_rate=0.01, batch_size=32, weight_decay=0.03, clip_norm=0.5, validation_split=0.0
+        ),
         sizes={
             "units": Size(256, "Width of each LSTM layer, at least 1."),
             "layers": Size(1, "Number of LSTM layers, at least 1."),
