@@ -32,10 +32,10 @@ RUNS = {
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    """One process alone has two threads, which share a batch as two processes do, and so round alike."""
+def one_thread():
+    """One process alone has one thread, as each of two processes has, and so rounds alike."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

@@ -246,9 +246,8 @@ class _LearningRate:
         self.optimizer, self.source = optimizer, optimizer._learning_rate
         self.number = _Number(self.source) if isinstance(self.source, keras.Variable) else None
         self.asked: tuple[float, float] | None = None  # at which step, and what it was
-        self.takes_numbers = False  # instead of tensors, which take a dozen operations on the device
-        is_schedule = isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule)
-        if is_schedule and (_is_keras_own(self.source) or is_ours(self.source)):
+        self.takes_numbers = is_ours(self.source)  # and not tensors, which take a dozen operations on the device
+        if isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule) and _is_keras_own(self.source):
             with contextlib.suppress(Exception):
                 by_number = float(self.source(int(optimizer.iterations.value)))
                 self.takes_numbers = math.isclose(by_number, float(optimizer.learning_rate), rel_tol=1e-6)
