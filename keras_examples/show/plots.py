@@ -8,6 +8,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -164,7 +165,8 @@ def _filters(figure: FigureBase, filters: np.ndarray) -> None:
     figure.suptitle("Filters of the first convolution", fontsize=11)
     scaled = filters / np.abs(filters).max() / 2 + 0.5
     margins = (0, 1), (0, 1), (0, 0), (0, -scaled.shape[-1] % 16)  # a white line between them, sixteen in a row
-    height, width, channels, count = (padded := np.pad(scaled, margins, constant_values=1)).shape
+    padded = np.pad(scaled, margins, constant_values=1)
+    height, width, channels, count = padded.shape
     rows = padded.transpose(3, 0, 1, 2).reshape(count // 16, 16, height, width, channels).swapaxes(1, 2)
     axis = figure.subplots()  # one, since each takes a while to lay out
     axis.imshow(rows.reshape(-1, 16 * width, channels).squeeze(), cmap="gray", vmin=0, vmax=1)
@@ -208,13 +210,15 @@ def blocks(x: np.ndarray, y: Sequence[int], predicted: Sequence[int], columns: i
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    with whole_file(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("error", "Glyph")  # of a character that matplotlib's own fonts lack
+    with whole_file(path) as temporary:
+        draw = partial(figure.savefig, temporary, format="png", dpi=120, metadata=MADE_BY)
         try:
-            figure.savefig(temporary, format="png", dpi=120, metadata=MADE_BY)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Glyph")  # of a character that matplotlib's own fonts lack
+                draw()
         except UserWarning:
             _find_fonts(figure)
-            figure.savefig(temporary, format="png", dpi=120, metadata=MADE_BY)
+            draw()
 
 
 def _find_fonts(figure: Figure) -> None:
