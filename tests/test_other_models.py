@@ -131,6 +131,19 @@ def test_tensors_of_numbers_are_no_reason():
     assert not both(lambda prepare: trained(prepare, Apply(lambda layer, x: x * torch.tensor([1.0, 2.0]).sum())))
 
 
+def test_connectionist_temporal_classification_of_labels_of_any_length():
+    labels = np.random.default_rng(2).integers(1, 4, (50, 3))
+    labels[::3, 1:] = 0  # what ends a sequence of labels early, in each batch elsewhere
+    labels[20:, 2] = 0
+
+    def run(prepare):
+        model = keras.Sequential([keras.Input((5, 3)), layers.LSTM(8, return_sequences=True), layers.Dense(4)])
+        model.compile("sgd", keras.losses.CTC())
+        return fit(prepare(model), SEQUENCES, labels), state(model)
+
+    assert not both(run)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -34,7 +34,7 @@ BY_SHAPE = set(
     "empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like zeros_like".split()
 )
 NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}  # change running statistics, undeclared
-READS_MEMORY = {"_ctc_loss", "_pack_padded_sequence", "set_", "resize_"}  # or changes what a tensor is
+READS_MEMORY = {"_pack_padded_sequence", "set_", "resize_"}  # or changes what a tensor is
 
 
 class Tape:
@@ -134,7 +134,7 @@ class Recorder(TorchDispatchMode):
             self.fail("it computes with memory that was no tensor before")
         elif name in READS_MEMORY or (Tag.data_dependent_output in tags and not literal):
             self.fail("Python reads the values of a tensor")
-        elif Tag.dynamic_output_shape in tags and not literal and (name != "index" or _has_mask(args[1])):
+        elif Tag.dynamic_output_shape in tags and not literal and _is_shaped_by_values(operation, args):
             self.fail(f"the shape that torch's {name} returns depends on values")
         if operation is aten._cudnn_rnn.default and args[3] is None and len(args[1]) == args[2]:
             args = (*args[:3], self._side_by_side(args[1]), *args[4:])
@@ -231,9 +231,7 @@ class Recorder(TorchDispatchMode):
             self.objects[generator] = self.graph.call_function(seeded, (seed, generator.device))
         return self.objects[generator]
 
-    def _name(
-        self, result: Any, node: Node, root: Node | None, literal: bool, old: Sequence[torch.Tensor] = ()
-    ) -> None:
+    def _name(self, result: Any, node: Node, root: Node | None, literal: bool, old: Sequence[Any] = ()) -> None:
         """Notes which nodes stand for results; those that were changed in place have theirs."""
         if isinstance(result, torch.Tensor) and not any(result is tensor for tensor in old):
             node.meta |= {"val": described(result), "root": root or node, "literal": literal}
@@ -282,8 +280,10 @@ def seeded(seed: torch.Tensor, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(seed) & SEED)
 
 
-def _has_mask(indices: Any) -> bool:
-    return any(index.dtype in (torch.bool, torch.uint8) for index in flat(indices))
+def _is_shaped_by_values(operation: Any, args: Any) -> bool:
+    if operation is aten.index.Tensor:
+        return any(index.dtype in (torch.bool, torch.uint8) for index in flat(args[1]))
+    return operation is not aten._ctc_loss.Tensor  # of which only what its gradient takes is
 
 
 def flat(argument: Any) -> Iterator[torch.Tensor]:
