@@ -44,6 +44,12 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+def return_freed_memory() -> None:
+    """Has glibc return what it keeps, as after a step that also took what no replay takes."""
+    if malloc_trim := getattr(_library, "malloc_trim", None):
+        malloc_trim(0)
+
+
 @functools.cache
 def mkl_is_slow() -> bool:
     """Whether oneDNN multiplies large matrices faster than MKL, which on AMD's processors leaves AVX-512 unused."""

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_examples.acceleration.internals import in_stateless_scope
+from keras_examples.acceleration.internals import in_stateless_scope, return_freed_memory
 from keras_examples.acceleration.kernels import by_kernel, recurrent_layers
 from keras_examples.acceleration.loops import Logs, overridden, unsupported
 from keras_examples.acceleration.normalization import normalizations, normalized
@@ -193,6 +193,7 @@ class StepFunction:
         if self.training:
             self.model.zero_grad()
         del step
+        return_freed_memory()
         return self._measured(recording.on_threads(self._finish, recording, *results, count), data)
 
     def _run_stock(self, data: Sequence[Any], recorder: Recorder | None) -> StockStep:
