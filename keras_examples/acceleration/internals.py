@@ -45,7 +45,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Has glibc return what it keeps, as after a step that also took what no replay takes."""
+    """Has glibc return to the system what it keeps, for after a step that took more than its replays will."""
     if malloc_trim := getattr(_library, "malloc_trim", None):
         malloc_trim(0)
 

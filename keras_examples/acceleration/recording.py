@@ -283,7 +283,7 @@ def seeded(seed: torch.Tensor, device: torch.device) -> torch.Generator:
 def _is_shaped_by_values(operation: Any, args: Any) -> bool:
     if operation is aten.index.Tensor:
         return any(index.dtype in (torch.bool, torch.uint8) for index in flat(args[1]))
-    return operation is not aten._ctc_loss.Tensor  # of which only what its gradient takes is
+    return operation is not aten._ctc_loss.Tensor  # its loss is not, only what its gradient takes
 
 
 def flat(argument: Any) -> Iterator[torch.Tensor]:
